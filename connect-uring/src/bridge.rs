@@ -5,7 +5,7 @@
 //! descriptor number that means something else in this thread's table). Talks to: `shard_loop` on one side,
 //! `push_intake`, `control_link` and `metrics` on the other.
 
-use connect_core::{ControlEvent, Delivery, JoinDecision, Report};
+use connect_core::{CensusChange, ControlEvent, Delivery, JoinDecision, Report};
 use ringcast_proto::{RoomId, SessionId};
 
 /// What the bridge tells a shard.
@@ -51,6 +51,8 @@ pub(crate) enum FromShard {
     Control(ControlEvent),
     /// For the push manager that asked.
     Report(Report),
+    /// A room or a user came to the shard or went.
+    Census(CensusChange),
     /// The drain is over: no session is left.
     Drained,
 }

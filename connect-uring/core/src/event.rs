@@ -197,6 +197,22 @@ pub struct Outputs {
     pub http: Vec<(SessionId, HttpRequest)>,
     /// Reports.
     pub reports: Vec<Report>,
+    /// Rooms and users that came to this shard or went, in order.
+    pub census: Vec<CensusChange>,
+}
+
+/// A room or a user came to the shard with its first live session, or went with its last. From these changes of
+/// all shards the bridge counts the distinct rooms and users of the node without knowing any session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CensusChange {
+    /// A room's first session.
+    RoomCame(RoomId),
+    /// A room's last session has left it.
+    RoomWent(RoomId),
+    /// A user's first session.
+    UserCame(UserId),
+    /// A user's last session has ended.
+    UserWent(UserId),
 }
 
 /// What the controller is told.

@@ -7,6 +7,6 @@
 pub mod event;
 
 pub use event::{
-    ControlEvent, Counts, Delivery, DropReason, HttpAnswer, HttpRequest, Input, JoinDecision, Now, Outputs, Piece,
-    Report, SessionInfo, Target, Write,
+    CensusChange, ControlEvent, Counts, Delivery, DropReason, HttpAnswer, HttpRequest, Input, JoinDecision,
+    Now, Outputs, Piece, Report, SessionInfo, Target, Write,
 };
