@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory as _, Parser};
+use clap::{Command, Parser};
 
 use crate::{File, LogFormat, SettingError, exit_with, load};
 
