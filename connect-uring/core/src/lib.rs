@@ -4,7 +4,15 @@
 //! code. Talks to: a driver, through the vocabulary of [`event`].
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod close;
+pub mod command;
 pub mod event;
+pub mod frame;
+pub mod handshake;
+mod join_query;
+pub mod message;
+mod response;
 
 pub use event::{
     CensusChange, ControlEvent, Counts, Delivery, DropReason, HttpAnswer, HttpRequest, Input, JoinDecision,

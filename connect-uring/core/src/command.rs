@@ -1,0 +1,201 @@
+//! The JSON objects inside text frames: a client's commands, and the pushes that it is sent.
+//!
+//! Owns: the shape of both. Must not: act on a command, or trust its sender. Talks to: `frame`; the session, which
+//! reads commands; the bridge, which encodes each push once a node.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+
+use crate::frame::{MAX_SERVER_HEADER_BYTES, OpCode, server_header_bytes, write_header};
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `{"type":"ping"}`: wants a pong.
+    Ping,
+    /// A JSON object, of no type that is known here.
+    Unknown,
+    /// No JSON object, or its `type` is not a string.
+    Malformed,
+}
+
+/// Reads a command. Fields that are not known are skipped without recursion or storage; of several `type` fields
+/// the last counts.
+pub fn parse_command(text: &str) -> Command {
+    serde_json::from_str(text).unwrap_or(Command::Malformed)
+}
+
+/// The names of fields that mean something.
+#[derive(serde::Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Type,
+    #[serde(other)]
+    Other,
+}
+
+/// The values of `type` that mean something.
+#[derive(serde::Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Type {
+    Ping,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Command {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Command;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
+                let mut command = Command::Unknown;
+                while let Some(field) = map.next_key()? {
+                    match field {
+                        Field::Type => {
+                            command = match map.next_value()? {
+                                Type::Ping => Command::Ping,
+                                Type::Other => Command::Unknown,
+                            }
+                        }
+                        Field::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(command)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// The answer to a ping command: the whole text frame.
+pub fn pong_text(unix_ms: i64) -> Vec<u8> {
+    let json = format!(r#"{{"type":"pong","timestamp":{unix_ms},"data":{{"status":"ok"}}}}"#);
+    let mut frame = Vec::with_capacity(server_header_bytes(json.len()) + json.len());
+    write_header(&mut frame, OpCode::Text, json.len());
+    frame.extend_from_slice(json.as_bytes());
+    frame
+}
+
+/// What a push carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageKind {
+    /// Text.
+    Text,
+    /// A piece of sound.
+    Audio,
+    /// A piece of video.
+    Video,
+    /// A translation.
+    Translation,
+    /// A word of the system itself.
+    System,
+}
+
+/// One push, before it is encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct PushFrame<'a> {
+    /// What it carries.
+    pub kind: MessageKind,
+    /// The room that it goes to; empty for a push to a user or to all.
+    pub room_id: &'a str,
+    /// The user that it goes to; empty for a push to a room or to all.
+    pub user_id: &'a str,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// The content; base64 in the frame where it is not UTF-8.
+    pub data: &'a [u8],
+    /// What goes with it, in any order; of equal keys the last counts.
+    pub metadata: &'a [(&'a str, &'a str)],
+}
+
+/// The metadata that tells a client to decode the content.
+const BASE64_MARK: (&str, &str) = ("encoding", "base64");
+
+/// The fixed text around a push's variable parts, in bytes, rounded up.
+const SKELETON_BYTES: usize = 160;
+
+/// The whole text frame of a push. It is written once: the header goes into the space left before the JSON.
+pub fn encode_push(push: &PushFrame<'_>) -> Bytes {
+    let content = match simdutf8::basic::from_utf8(push.data) {
+        Ok(text) => Content::Text(text),
+        Err(_) => Content::Bytes(push.data),
+    };
+    let mut metadata: BTreeMap<&str, &str> = push.metadata.iter().copied().collect();
+    let data_bytes = match content {
+        Content::Text(text) => text.len(),
+        Content::Bytes(bytes) => {
+            metadata.insert(BASE64_MARK.0, BASE64_MARK.1);
+            BASE64.encode_len(bytes.len())
+        }
+    };
+    let metadata_bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
+    let capacity = SKELETON_BYTES + push.room_id.len() + push.user_id.len() + data_bytes + metadata_bytes;
+
+    let mut frame = Vec::with_capacity(MAX_SERVER_HEADER_BYTES + capacity);
+    frame.resize(MAX_SERVER_HEADER_BYTES, 0);
+    let json = PushJson {
+        kind: push.kind,
+        room_id: push.room_id,
+        user_id: push.user_id,
+        timestamp: push.timestamp_ms,
+        data: DataJson { content },
+        metadata,
+    };
+    serde_json::to_writer(&mut frame, &json).expect("strings and numbers always fit a growing buffer");
+
+    let len = frame.len() - MAX_SERVER_HEADER_BYTES;
+    let start = MAX_SERVER_HEADER_BYTES - server_header_bytes(len);
+    let mut header = Vec::with_capacity(MAX_SERVER_HEADER_BYTES);
+    write_header(&mut header, OpCode::Text, len);
+    frame[start..MAX_SERVER_HEADER_BYTES].copy_from_slice(&header);
+    Bytes::from(frame).slice(start..)
+}
+
+/// A push as clients read it; the order of the fields is part of it.
+#[derive(Serialize)]
+struct PushJson<'a> {
+    #[serde(rename = "type")]
+    kind: MessageKind,
+    room_id: &'a str,
+    user_id: &'a str,
+    timestamp: i64,
+    data: DataJson<'a>,
+    metadata: BTreeMap<&'a str, &'a str>,
+}
+
+#[derive(Serialize)]
+struct DataJson<'a> {
+    content: Content<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl Serialize for Content<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            // Written piece by piece, without a string of its own.
+            Self::Bytes(bytes) => serializer.collect_str(&BASE64.encode_display(bytes)),
+        }
+    }
+}
