@@ -1,2 +1,88 @@
-//! See the crate description.
-fn main() {}
+//! The developer's commands; `cargo xtask --help` lists them. CI calls the same ones.
+//!
+//! Owns: the order of steps. Must not: know how a step is done (`setup`, `suite`, `tidy`, `step`).
+
+mod setup;
+mod step;
+mod suite;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use step::Step;
+
+/// How long the compiler may take, in minutes: a machine of two cores needs under ten.
+const BUILD_MINUTES: u64 = 25;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The developer's commands of Ringcast")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need and this machine lacks. Needs root or sudo only for Debian packages.
+    Setup,
+    /// Set up, build everything with the core's checks switched on, run every test.
+    Test {
+        /// Handed to `cargo test`: a test's name, `--test NAME`, `-- --nocapture`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The same for longer: more simulation seeds, and the tests that are marked as too long for every day.
+    Nightly,
+    /// What has to pass before a change lands: format, lints, docs, licences and advisories, build, tests.
+    Ci,
+    /// Check the rules of style that no compiler knows.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    let root = workspace_root();
+    match Args::parse().task {
+        Task::Setup => setup::set_up(&root),
+        Task::Test { args } => {
+            setup::set_up(&root)?;
+            suite::Suite { cargo_args: args, ..suite::Suite::default() }.run(&root)
+        }
+        Task::Nightly => {
+            setup::set_up(&root)?;
+            suite::Suite::nightly().run(&root)
+        }
+        Task::Ci => ci(&root),
+        Task::Tidy => {
+            let complaints = tidy::complaints(&root)?;
+            if !complaints.is_empty() {
+                bail!("{}\n{} complaints", complaints.join("\n"), complaints.len());
+            }
+            println!("tidy");
+            Ok(())
+        }
+    }
+}
+
+fn ci(root: &Path) -> Result<()> {
+    let cargo = |args: &[&str]| Step::new("cargo", args).minutes(BUILD_MINUTES);
+    cargo(&["fmt", "--all", "--check"]).run(root)?;
+    cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]).run(root)?;
+    cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings").run(root)?;
+    if step::has("cargo-deny") {
+        cargo(&["deny", "--workspace", "check"]).run(root)?;
+    } else {
+        println!("cargo-deny is not installed: licences and advisories are not checked here");
+    }
+    // The contracts must be generated without a protoc.
+    cargo(&["build", "--locked", "--release", "--workspace"]).env("PROTOC", "/nonexistent").run(root)?;
+    setup::set_up(root)?;
+    suite::Suite::default().run(root)
+}
+
+fn workspace_root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}

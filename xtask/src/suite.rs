@@ -1,0 +1,123 @@
+//! The test run: one build with the core's checks, then every test, then one closing line.
+//!
+//! Owns: what is built and run, the sum over all test binaries. Talks to: `step`.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::BUILD_MINUTES;
+use crate::step::Step;
+
+/// The cargo feature that switches the core's invariant checks on. The profile is the one that is shipped, so
+/// that dependencies are built once.
+const CHECKS: [&str; 2] = ["--features", "checks"];
+
+/// One run of the tests.
+pub(crate) struct Suite {
+    /// What `cargo test` gets beside our own.
+    pub(crate) cargo_args: Vec<String>,
+    /// The environment of the tests.
+    pub(crate) env: Vec<(&'static str, &'static str)>,
+    /// How long all tests may take, in minutes.
+    pub(crate) minutes: u64,
+}
+
+impl Default for Suite {
+    fn default() -> Self {
+        Self { cargo_args: Vec::new(), env: Vec::new(), minutes: 20 }
+    }
+}
+
+impl Suite {
+    /// Longer: ten times the seeds, and the tests that carry `#[ignore = "nightly: ..."]`.
+    pub(crate) fn nightly() -> Self {
+        Self {
+            cargo_args: ["--", "--include-ignored"].map(str::to_owned).to_vec(),
+            env: vec![("SIMULATION_SEEDS", "2560")],
+            minutes: 240,
+        }
+    }
+
+    /// Builds, tests, prints the closing line; an error where anything failed.
+    pub(crate) fn run(&self, root: &Path) -> Result<()> {
+        // Test binaries are built along with the programs: with the dev-dependencies in play cargo unifies
+        // features once, and `cargo test` finds everything done.
+        let build = ["build", "--locked", "--release", "--workspace", "--bins", "--tests"];
+        Step::new("cargo", &[&build[..], &CHECKS].concat()).minutes(BUILD_MINUTES).run(root)?;
+
+        let test = ["test", "--locked", "--release", "--no-fail-fast", "--workspace"];
+        let mut args: Vec<&str> = [&test[..], &CHECKS].concat();
+        args.extend(self.cargo_args.iter().map(String::as_str));
+        let mut step = Step::new("cargo", &args).minutes(self.minutes);
+        for (name, value) in &self.env {
+            step = step.env(name, value);
+        }
+        let mut sum = Sum::default();
+        let ended = step.run_lines(root, |line| sum.see(line));
+        let succeeded = *ended.as_ref().unwrap_or(&false);
+        if !succeeded && sum.failed == 0 {
+            // A test binary that crashed or was cut off has no closing line of its own.
+            sum.failed = 1;
+        }
+        if let Err(error) = ended {
+            println!("{error:#}");
+        }
+        println!("{} passed, {} failed", sum.passed, sum.failed);
+        if sum.failed > 0 {
+            bail!("tests failed");
+        }
+        Ok(())
+    }
+}
+
+/// The sum over all test binaries.
+#[derive(Debug, Default, PartialEq)]
+struct Sum {
+    passed: u64,
+    failed: u64,
+}
+
+impl Sum {
+    /// Takes in a line of `cargo test`; closing lines of test binaries count, all others do not.
+    fn see(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        let count = |what: &str| {
+            let mut words = counts.split([' ', ';', '.']).filter(|word| !word.is_empty());
+            let mut before = "0";
+            words
+                .find_map(|word| {
+                    if word == what {
+                        Some(before)
+                    } else {
+                        before = word;
+                        None
+                    }
+                })
+                .and_then(|number| number.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        self.passed += count("passed");
+        self.failed += count("failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_summed() {
+        let mut sum = Sum::default();
+        for line in [
+            "running 30 tests",
+            "test shard::tests::fans_out ... ok",
+            "test result: ok. 28 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "12 passed, said a program",
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.10s",
+        ] {
+            sum.see(line);
+        }
+        assert_eq!(sum, Sum { passed: 31, failed: 2 });
+    }
+}
