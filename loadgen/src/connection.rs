@@ -1,12 +1,14 @@
 //! One simulated client, from its socket to its end.
 //!
 //! Owns: the socket, what is partial of a frame, what is unsent. An idle connection holds no buffer. Must not:
-//! wait. Talks to: `handshake`, `wire` and `tally`; `worker` drives it.
+//! wait. Talks to: `handshake`, the core's codec and `tally`; `worker` drives it.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd as _, RawFd};
 
+use connect_core::client::{ServerFrames, client_frame};
+use connect_core::frame::OpCode;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::clock::monotonic_ns;
@@ -15,10 +17,12 @@ use crate::payload::Stamp;
 use crate::plan::{FleetPlan, Leave};
 use crate::poller::choose_port_at_connect;
 use crate::tally::{Ended, Tally};
-use crate::wire::{CLOSE, PING, PONG, ServerFrame, TEXT, client_frame, server_frame};
 
 /// Clients that share a source address: a pair of addresses has about 28,000 ports.
 const CLIENTS_PER_SOURCE: usize = 20_000;
+
+/// The longest frame that a client takes, in bytes.
+const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 
 /// Where a client is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,9 @@ pub(crate) struct Connection {
     socket: Option<Socket>,
     nonce: u128,
     phase: Phase,
-    partial: Vec<u8>,
+    /// The answer's head, until it is whole.
+    head: Vec<u8>,
+    frames: ServerFrames,
     unsent: Vec<u8>,
     intended_ns: u64,
     request_sent: bool,
@@ -59,7 +65,8 @@ impl Connection {
             socket: None,
             nonce: fastrand::u128(..),
             phase: Phase::Joining,
-            partial: Vec::new(),
+            head: Vec::new(),
+            frames: ServerFrames::new(),
             unsent: Vec::new(),
             intended_ns,
             request_sent: false,
@@ -123,8 +130,7 @@ impl Connection {
             }
             Leave::Close => {
                 self.phase = Phase::Leaving;
-                client_frame(&mut self.unsent, CLOSE, &1000_u16.to_be_bytes());
-                self.flush();
+                self.send(OpCode::Close, &1000_u16.to_be_bytes());
             }
         }
     }
@@ -182,71 +188,62 @@ impl Connection {
     }
 
     fn received(&mut self, bytes: &[u8], witness: &mut impl Witness) {
-        let mut held = std::mem::take(&mut self.partial);
-        let whole: &[u8] = if held.is_empty() {
-            bytes
-        } else {
-            held.extend_from_slice(bytes);
-            &held
-        };
-        let used = self.take_in(whole, witness);
-        if self.phase != Phase::Over && used < whole.len() {
-            self.partial = whole[used..].to_vec();
+        if self.phase != Phase::Joining {
+            return self.take_frames(bytes, witness);
+        }
+        let mut head = std::mem::take(&mut self.head);
+        head.extend_from_slice(bytes);
+        match judge(&head, &key(self.nonce)) {
+            Ok(Answer::Partial) => self.head = head,
+            Ok(Answer::Upgraded(length)) => {
+                self.phase = Phase::Joined;
+                self.tally.joined_after_ns = Some(monotonic_ns().saturating_sub(self.intended_ns));
+                self.take_frames(&head[length..], witness);
+            }
+            Ok(Answer::Refused(status)) => self.end(Ended::Refused { status }),
+            Err(error) => self.end(Ended::Broken { error }),
         }
     }
 
-    /// Takes in all that is whole; returns how many bytes that was.
-    fn take_in(&mut self, bytes: &[u8], witness: &mut impl Witness) -> usize {
-        let mut used = 0;
-        if self.phase == Phase::Joining {
-            match judge(bytes, &key(self.nonce)) {
-                Ok(Answer::Partial) => return 0,
-                Ok(Answer::Upgraded(length)) => {
-                    self.phase = Phase::Joined;
-                    self.tally.joined_after_ns = Some(monotonic_ns().saturating_sub(self.intended_ns));
-                    used = length;
-                }
-                Ok(Answer::Refused(status)) => {
-                    self.end(Ended::Refused { status });
-                    return bytes.len();
-                }
-                Err(error) => {
-                    self.end(Ended::Broken { error });
-                    return bytes.len();
-                }
+    fn take_frames(&mut self, bytes: &[u8], witness: &mut impl Witness) {
+        let mut frames = std::mem::take(&mut self.frames);
+        let taken = frames.read(bytes, MAX_FRAME_BYTES, &mut |opcode, payload| {
+            // What follows a close frame counts for nothing.
+            if self.phase != Phase::Over {
+                self.frame(opcode, payload, witness);
             }
+        });
+        match taken {
+            Err(error) => self.end(Ended::Broken { error: format!("no frame of a server: {error:?}") }),
+            Ok(()) if self.phase == Phase::Over => {}
+            Ok(()) => self.frames = frames,
         }
-        while self.phase != Phase::Over {
-            match server_frame(&bytes[used..]) {
-                Ok(Some(frame)) => {
-                    used += frame.length;
-                    self.frame(&frame, witness);
-                }
-                Ok(None) => break,
-                Err(error) => self.end(Ended::Broken { error: error.into() }),
-            }
-        }
-        used
     }
 
-    fn frame(&mut self, frame: &ServerFrame<'_>, witness: &mut impl Witness) {
+    fn frame(&mut self, opcode: OpCode, payload: &[u8], witness: &mut impl Witness) {
         self.tally.frames += 1;
-        match frame.opcode {
-            TEXT if frame.fin => {
-                if let Some(stamp) = Stamp::find(frame.payload) {
+        match opcode {
+            OpCode::Text => {
+                if let Some(stamp) = Stamp::find(payload) {
                     let first = self.tally.note(stamp);
                     witness.pushed(stamp, first, monotonic_ns());
                 }
             }
-            PING => {
+            OpCode::Ping => {
                 self.tally.pings += 1;
-                client_frame(&mut self.unsent, PONG, frame.payload);
-                self.flush();
+                self.send(OpCode::Pong, payload);
             }
-            PONG => {}
-            CLOSE => self.closed_by_server(frame.payload),
-            _ => self.end(Ended::Broken { error: "a frame that no push makes".into() }),
+            OpCode::Pong => {}
+            OpCode::Close => self.closed_by_server(payload),
+            OpCode::Binary | OpCode::Continuation => {
+                self.end(Ended::Broken { error: "a frame that no push makes".into() });
+            }
         }
+    }
+
+    fn send(&mut self, opcode: OpCode, payload: &[u8]) {
+        self.unsent.extend(client_frame(opcode, payload, fastrand::u32(..).to_ne_bytes()));
+        self.flush();
     }
 
     fn closed_by_server(&mut self, payload: &[u8]) {
@@ -257,8 +254,7 @@ impl Connection {
             [first, second, reason @ ..] => (u16::from_be_bytes([*first, *second]), reason),
             _ => (1005, &[][..]),
         };
-        client_frame(&mut self.unsent, CLOSE, &payload[..payload.len().min(2)]);
-        self.flush();
+        self.send(OpCode::Close, &payload[..payload.len().min(2)]);
         self.end(Ended::ClosedByServer { code, reason: String::from_utf8_lossy(reason).into_owned() });
     }
 
@@ -266,7 +262,8 @@ impl Connection {
         self.tally.ended.get_or_insert(how);
         self.phase = Phase::Over;
         self.socket = None;
-        self.partial = Vec::new();
+        self.head = Vec::new();
+        self.frames = ServerFrames::new();
         self.unsent = Vec::new();
     }
 }

@@ -17,7 +17,6 @@ mod poller;
 mod publisher;
 mod report;
 mod tally;
-mod wire;
 mod worker;
 
 pub use clock::{monotonic_ns, raise_open_files};
