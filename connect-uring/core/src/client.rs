@@ -96,3 +96,55 @@ fn parse_server_frame(bytes: &[u8], max_bytes: usize) -> Result<Extent, CloseRea
     }
     Ok(Extent::Known { opcode: lead.opcode, start, end: start + length })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{binary_frame, ping_frame, text_frame};
+
+    type Frames = Vec<(OpCode, Vec<u8>)>;
+
+    fn read(pieces: &[&[u8]], max_bytes: usize) -> (Frames, Result<(), CloseReason>, bool) {
+        let (mut reader, mut frames, mut result) = (ServerFrames::new(), Frames::new(), Ok(()));
+        for piece in pieces {
+            let sink = &mut |opcode, payload: &[u8]| frames.push((opcode, payload.to_vec()));
+            result = result.and_then(|()| reader.read(piece, max_bytes, sink));
+        }
+        (frames, result, reader.is_idle())
+    }
+
+    #[test]
+    fn frames_are_cut_alike_wherever_the_bytes_are_split() {
+        let frames = [text_frame(b"one"), ping_frame(), binary_frame(&[7; 300]), text_frame(b"")];
+        let bytes = frames.concat();
+        let expected = vec![
+            (OpCode::Text, b"one".to_vec()),
+            (OpCode::Ping, Vec::new()),
+            (OpCode::Binary, vec![7; 300]),
+            (OpCode::Text, Vec::new()),
+        ];
+        assert_eq!(read(&[&bytes], 300), (expected.clone(), Ok(()), true));
+        for at in 0..bytes.len() {
+            assert_eq!(read(&[&bytes[..at], &bytes[at..]], 300), (expected.clone(), Ok(()), true), "{at}");
+        }
+        let single: Vec<_> = bytes.chunks(1).collect();
+        assert_eq!(read(&single, 300), (expected, Ok(()), true));
+    }
+
+    #[test]
+    fn a_masked_or_overlong_frame_is_refused() {
+        let masked = client_frame(OpCode::Text, b"hi", [1, 2, 3, 4]);
+        assert_eq!(read(&[&masked], 300).1, Err(CloseReason::ProtocolError));
+        let frame = binary_frame(&[7; 301]);
+        assert_eq!(read(&[&frame[..4]], 300).1, Err(CloseReason::TooBig));
+        assert_eq!(read(&[&frame[..1], &frame[1..]], 300).1, Err(CloseReason::TooBig));
+    }
+
+    #[test]
+    fn a_clients_frame_is_masked() {
+        assert_eq!(
+            client_frame(OpCode::Text, b"Hello", [0x37, 0xfa, 0x21, 0x3d]),
+            [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]
+        );
+    }
+}

@@ -199,3 +199,119 @@ impl Serialize for Content<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ServerFrames;
+
+    #[test]
+    fn commands_are_told_apart() {
+        for (text, command) in [
+            (r#"{"type":"ping"}"#, Command::Ping),
+            (r#" { "room_id":"r", "data":{"a":[1,null]}, "type" : "ping" } "#, Command::Ping),
+            (r#"{"type":"\u0070ing"}"#, Command::Ping),
+            (r#"{"type":"text","type":"ping"}"#, Command::Ping),
+            (r#"{"x":1,"x":2,"type":"ping"}"#, Command::Ping),
+            (r#"{"type":"ping","type":"text"}"#, Command::Unknown),
+            (r#"{"type":"Ping"}"#, Command::Unknown),
+            (r#"{}"#, Command::Unknown),
+            (r#"{"type":1}"#, Command::Malformed),
+            (r#"{"type":["ping"]}"#, Command::Malformed),
+            (r#"[{"type":"ping"}]"#, Command::Malformed),
+            (r#"{"type":"ping"}{"type":"ping"}"#, Command::Malformed),
+            (r#"{"type":"ping""#, Command::Malformed),
+            ("ping", Command::Malformed),
+            ("", Command::Malformed),
+        ] {
+            assert_eq!(parse_command(text), command, "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_costs_no_stack() {
+        let deep = "[".repeat(1 << 20);
+        assert_eq!(parse_command(&format!(r#"{{"type":"ping","x":{deep}"#)), Command::Malformed);
+        assert_eq!(parse_command(&deep), Command::Malformed);
+        let closed = format!(r#"{{"x":{deep}{},"type":"ping"}}"#, "]".repeat(1 << 20));
+        assert_eq!(parse_command(&closed), Command::Ping);
+    }
+
+    /// The JSON of a frame, after the frame itself was read back.
+    fn json(frame: &[u8]) -> String {
+        let mut payloads = Vec::new();
+        let mut reader = ServerFrames::new();
+        let sink = &mut |opcode, payload: &[u8]| payloads.push((opcode, payload.to_vec()));
+        reader.read(frame, 16 << 20, sink).unwrap();
+        assert!(reader.is_idle(), "one frame and nothing else");
+        let [(OpCode::Text, payload)] = &payloads[..] else { panic!("one text frame: {payloads:?}") };
+        String::from_utf8(payload.clone()).unwrap()
+    }
+
+    const PUSH: PushFrame<'static> = PushFrame {
+        kind: MessageKind::Text,
+        room_id: "room-1",
+        user_id: "",
+        timestamp_ms: 1_700_000_000_000,
+        data: b"hello",
+        metadata: &[],
+    };
+
+    #[test]
+    fn a_pong_is_one_text_frame() {
+        let expected = r#"{"type":"pong","timestamp":1700000000000,"data":{"status":"ok"}}"#;
+        assert_eq!(json(&pong_text(1_700_000_000_000)), expected);
+    }
+
+    #[test]
+    fn a_push_has_the_fields_that_clients_know() {
+        assert_eq!(
+            json(&encode_push(&PUSH)),
+            r#"{"type":"text","room_id":"room-1","user_id":"","timestamp":1700000000000,"data":{"content":"hello"},"metadata":{}}"#
+        );
+        let push = PushFrame {
+            kind: MessageKind::Translation,
+            room_id: "",
+            user_id: "我",
+            data: "\"引\"\n\u{1}".as_bytes(),
+            metadata: &[("source", "zh"), ("language", "en")],
+            ..PUSH
+        };
+        assert_eq!(
+            json(&encode_push(&push)),
+            r#"{"type":"translation","room_id":"","user_id":"我","timestamp":1700000000000,"data":{"content":"\"引\"\n\u0001"},"metadata":{"language":"en","source":"zh"}}"#
+        );
+        for (kind, name) in
+            [(MessageKind::Audio, "audio"), (MessageKind::Video, "video"), (MessageKind::System, "system")]
+        {
+            let expected = format!(r#"{{"type":"{name}","#);
+            assert!(json(&encode_push(&PushFrame { kind, ..PUSH })).starts_with(&expected));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_come_as_base64_and_say_so() {
+        let push =
+            PushFrame { data: b"\xff\x00", metadata: &[("format", "opus"), ("encoding", "x")], ..PUSH };
+        let json = json(&encode_push(&push));
+        assert!(json.contains(r#""content":"/wA=""#), "{json}");
+        assert!(json.contains(r#""metadata":{"encoding":"base64","format":"opus"}"#), "{json}");
+    }
+
+    #[test]
+    fn a_push_of_any_size_is_one_frame() {
+        let around = json(&encode_push(&PushFrame { data: b"", ..PUSH })).len();
+        for payload in [0, 1, 125, 126, 65_535, 65_536, 1 << 20] {
+            let data = vec![b'x'; usize::saturating_sub(payload, around)];
+            let text = json(&encode_push(&PushFrame { data: &data, ..PUSH }));
+            assert_eq!(text.len(), payload.max(around));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["data"]["content"].as_str().unwrap().as_bytes(), data);
+            let bytes: Vec<u8> = (0..payload).map(|byte| byte as u8 | 0x80).collect();
+            let text = json(&encode_push(&PushFrame { data: &bytes, ..PUSH }));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let content = value["data"]["content"].as_str().unwrap().as_bytes();
+            assert_eq!(if payload == 0 { Vec::new() } else { BASE64.decode(content).unwrap() }, bytes);
+        }
+    }
+}

@@ -226,3 +226,87 @@ pub fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
         *byte ^= mask;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_the_shortest_header() {
+        assert_eq!(text_frame(b"hi")[..], *b"\x81\x02hi");
+        assert_eq!(binary_frame(&[0; 125])[..2], [0x82, 125]);
+        assert_eq!(binary_frame(&[0; 126])[..4], [0x82, 126, 0, 126]);
+        assert_eq!(binary_frame(&[0; 65_535])[..4], [0x82, 126, 0xff, 0xff]);
+        assert_eq!(binary_frame(&[0; 65_536])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        for len in [0, 125, 126, 65_535, 65_536] {
+            assert_eq!(binary_frame(&vec![0; len]).len(), server_header_bytes(len) + len);
+        }
+    }
+
+    #[test]
+    fn control_frames_are_written_as_the_standard_has_them() {
+        assert_eq!(ping_frame()[..], [0x89, 0]);
+        assert_eq!(pong_frame(b"abc"), b"\x8a\x03abc");
+        assert_eq!(close_frame(CloseReason::Normal), b"\x88\x05\x03\xe8bye");
+        assert_eq!(close_frame(CloseReason::PeerClosed), [0x88, 0]);
+        assert_eq!(close_reply(Some(4321)), [0x88, 2, 0x10, 0xe1]);
+        assert_eq!(close_reply(None), [0x88, 0]);
+        for reason in CloseReason::ALL {
+            assert!(close_frame(reason).len() <= 2 + MAX_CONTROL_BYTES);
+        }
+    }
+
+    #[test]
+    fn every_pair_of_first_bytes_is_judged_as_the_standard_has_it() {
+        for first in 0..=u8::MAX {
+            for second in 0..=u8::MAX {
+                let known = matches!(first & 0x0f, 0x0 | 0x1 | 0x2 | 0x8 | 0x9 | 0xa);
+                let control_rules = first & 0x0f < 8 || (first >= 0x80 && second & 0x7f <= 125);
+                let allowed = first & 0x70 == 0 && known && control_rules && second >= 0x80;
+                let parsed = parse_client_header(&[first, second]);
+                assert_eq!(parsed, if allowed { Ok(None) } else { Err(CloseReason::ProtocolError) });
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_taken_in_their_shortest_form_only() {
+        let parse = |length: &[u8]| {
+            let header = [&[0x82], length, &[1, 2, 3, 4]].concat();
+            parse_client_header(&header).map(|parsed| parsed.map(|(header, at)| (header.length, at)))
+        };
+        assert_eq!(parse(&[0x80]), Ok(Some((0, 6))));
+        assert_eq!(parse(&[0x80 | 125]), Ok(Some((125, 6))));
+        assert_eq!(parse(&[0xfe, 0, 126]), Ok(Some((126, 8))));
+        assert_eq!(parse(&[0xfe, 0, 125]), Err(CloseReason::ProtocolError));
+        assert_eq!(parse(&[0xff, 0, 0, 0, 0, 0, 1, 0, 0]), Ok(Some((65_536, 14))));
+        assert_eq!(parse(&[0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]), Err(CloseReason::ProtocolError));
+        let most = [0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(parse(&most), Ok(Some((u64::MAX >> 1, 14))));
+        assert_eq!(parse(&[0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(CloseReason::ProtocolError));
+    }
+
+    #[test]
+    fn an_unfinished_header_asks_for_more() {
+        let header = [0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 9, 8, 7, 6];
+        for end in 0..header.len() {
+            assert_eq!(parse_client_header(&header[..end]), Ok(None), "{end}");
+        }
+        let (parsed, at) = parse_client_header(&header).unwrap().unwrap();
+        let expected = ClientHeader { fin: true, opcode: OpCode::Text, length: 65_536, mask: [9, 8, 7, 6] };
+        assert_eq!((parsed, at), (expected, 14));
+    }
+
+    #[test]
+    fn masking_is_bytewise_at_every_length() {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        for len in 0..70 {
+            let plain: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+            let mut masked = plain.clone();
+            apply_mask(&mut masked, mask);
+            for (at, (masked, plain)) in masked.iter().zip(&plain).enumerate() {
+                assert_eq!(*masked, plain ^ mask[at % 4]);
+            }
+        }
+    }
+}

@@ -264,3 +264,248 @@ impl<'a> Headers<'a> {
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_BYTES: usize = 8 * 1024;
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const WS: &str = "/ws?user_id=u&room_id=r";
+
+    /// A browser's upgrade, with one header line replaced, or taken away where the new line is empty.
+    fn upgrade(replaced: &str, line: &str) -> String {
+        let lines = [
+            "Host: localhost:8080",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            &format!("Sec-WebSocket-Key: {KEY}"),
+        ]
+        .map(|old| if old.starts_with(&format!("{replaced}:")) { line.to_owned() } else { old.to_owned() });
+        let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        format!("GET {WS} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))
+    }
+
+    fn get(target: &str) -> String {
+        format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")
+    }
+
+    fn accepted(head: impl AsRef<[u8]>) -> Request {
+        match read_head(head.as_ref(), MAX_BYTES) {
+            Head::Request { request, consumed } => {
+                assert_eq!(consumed, head.as_ref().len());
+                request
+            }
+            other => panic!("{} gave {other:?}", String::from_utf8_lossy(head.as_ref())),
+        }
+    }
+
+    fn refusal(head: impl AsRef<[u8]>) -> Refusal {
+        match read_head(head.as_ref(), MAX_BYTES) {
+            Head::Refused(refusal) => refusal,
+            other => panic!("{} gave {other:?}", String::from_utf8_lossy(head.as_ref())),
+        }
+    }
+
+    fn refused(head: impl AsRef<[u8]>) -> (u16, String) {
+        let refusal = refusal(head);
+        (refusal.status, refusal.reason)
+    }
+
+    fn is(status: u16, reason: &str) -> (u16, String) {
+        (status, reason.to_owned())
+    }
+
+    #[test]
+    fn an_upgrade_is_answered_with_the_key_of_the_standards_example() {
+        let request = accepted(upgrade("", ""));
+        assert!(matches!(&request.path, RequestPath::WebSocket(join) if join.user_id.as_str() == "u"));
+        assert_eq!(
+            String::from_utf8(switching_protocols(&request.upgrade.unwrap())).unwrap(),
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_is_behind_the_head_are_the_first_frames() {
+        let head = upgrade("", "");
+        let bytes = [head.as_bytes(), b"\x81\x80\r\n\r\n"].concat();
+        assert!(
+            matches!(read_head(&bytes, MAX_BYTES), Head::Request { consumed, .. } if consumed == head.len())
+        );
+        assert!(
+            matches!(read_head(&bytes, head.len()), Head::Request { consumed, .. } if consumed == head.len())
+        );
+    }
+
+    #[test]
+    fn lists_and_letter_case_of_the_upgrade_headers_do_not_matter() {
+        for (replaced, line) in [
+            ("Connection", "Connection: keep-alive, Upgrade"),
+            ("Connection", "connection: UPGRADE"),
+            ("Connection", "Connection: keep-alive\r\nConnection: ,\tupgrade ,"),
+            ("Upgrade", "Upgrade: h2c, WebSocket"),
+            ("Upgrade", "UPGRADE: WEBSOCKET"),
+            ("Sec-WebSocket-Version", "sec-websocket-version:   13  "),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAB=="),
+        ] {
+            assert!(accepted(upgrade(replaced, line)).upgrade.is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_is_none_is_refused() {
+        for (replaced, line, status, reason) in [
+            ("Upgrade", "Upgrade: h2c", 400, "unsupported_upgrade"),
+            ("Upgrade", "Upgrade: websockets", 400, "unsupported_upgrade"),
+            ("Connection", "", 400, "bad_connection_header"),
+            ("Connection", "Connection: keep-alive", 400, "bad_connection_header"),
+            ("Connection", "Connection: not-upgrade", 400, "bad_connection_header"),
+            ("Sec-WebSocket-Version", "", 426, "unsupported_websocket_version"),
+            ("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8", 426, "unsupported_websocket_version"),
+            ("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13, 8", 426, "unsupported_websocket_version"),
+            ("Sec-WebSocket-Key", "", 400, "bad_websocket_key"),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: ", 400, "bad_websocket_key"),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA", 400, "bad_websocket_key"),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA=", 400, "bad_websocket_key"),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAA-==", 400, "bad_websocket_key"),
+            ("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAAA==", 400, "bad_websocket_key"),
+        ] {
+            assert_eq!(refused(upgrade(replaced, line)), is(status, reason), "{line}");
+        }
+        let twice = format!("Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}");
+        assert_eq!(refused(upgrade("Sec-WebSocket-Key", &twice)), is(400, "bad_websocket_key"));
+        let old_version = refusal(upgrade("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8"));
+        assert!(old_version.headers.contains(&("Sec-WebSocket-Version", "13".to_owned())));
+    }
+
+    #[test]
+    fn subprotocols_and_extensions_are_never_selected() {
+        let offers = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat\r\n\
+                      Sec-WebSocket-Extensions: permessage-deflate";
+        let request = accepted(upgrade("Sec-WebSocket-Version", offers));
+        let response = String::from_utf8(switching_protocols(&request.upgrade.unwrap())).unwrap();
+        assert!(!response.contains("Protocol:") && !response.contains("Extensions"), "{response}");
+    }
+
+    #[test]
+    fn without_an_upgrade_header_a_request_is_plain_http() {
+        let request = accepted(upgrade("Upgrade", ""));
+        assert!(matches!(request, Request { path: RequestPath::WebSocket(_), upgrade: None }));
+        for (target, path) in [
+            ("/echo", RequestPath::Echo),
+            ("/health", RequestPath::Health),
+            ("/health?verbose", RequestPath::Health),
+            ("/stats", RequestPath::Stats),
+            ("/", RequestPath::Page),
+            ("/?room=r", RequestPath::Page),
+            ("/client.html", RequestPath::Page),
+            ("/client", RequestPath::Unknown),
+            ("/ws/", RequestPath::Unknown),
+            ("//ws", RequestPath::Unknown),
+            ("/redirect?to=http://elsewhere/health", RequestPath::Unknown),
+            ("http://h/stats", RequestPath::Stats),
+            ("http://h", RequestPath::Page),
+            ("ws://h?x=1", RequestPath::Page),
+        ] {
+            assert_eq!(accepted(get(target)), Request { path, upgrade: None }, "{target}");
+        }
+        assert_eq!(refused(get("*")), is(400, "bad_target"));
+        assert_eq!(refused(get("health")), is(400, "bad_target"));
+        let h2c = "GET /health HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n";
+        assert_eq!(accepted(h2c), Request { path: RequestPath::Health, upgrade: None });
+    }
+
+    #[test]
+    fn a_query_that_names_nobody_is_refused_with_and_without_upgrade() {
+        assert_eq!(refused(get("/ws?room_id=r")), is(400, "missing_user_id"));
+        assert_eq!(refused(upgrade("", "").replace("user_id", "user")), is(400, "missing_user_id"));
+    }
+
+    #[test]
+    fn other_methods_and_versions_are_refused() {
+        for method in ["POST", "HEAD", "CONNECT", "get", "PUT"] {
+            let refusal = refusal(format!("{method} /health HTTP/1.1\r\nHost: h\r\n\r\n"));
+            assert_eq!((refusal.status, refusal.body), (405, method != "HEAD"));
+            assert!(refusal.headers.contains(&("Allow", "GET, OPTIONS".to_owned())));
+            assert_eq!(refusal.response().ends_with(b"\r\n\r\n"), method == "HEAD", "HEAD gets no body");
+        }
+        assert_eq!(refused("GET / HTTP/1.0\r\nHost: h\r\n\r\n"), is(505, "unsupported_version"));
+        assert_eq!(refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), is(505, "unsupported_version"));
+        assert_eq!(refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), is(400, "bad_request"));
+        assert_eq!(refused("GET /\r\n\r\n"), is(400, "bad_request"));
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_told_what_it_may_send() {
+        for target in ["/ws?user_id=u&room_id=r", "/nowhere", "*"] {
+            let refusal = refusal(format!("OPTIONS {target} HTTP/1.1\r\nHost: h\r\nOrigin: null\r\n\r\n"));
+            let response = String::from_utf8(refusal.response()).unwrap();
+            assert!(response.starts_with("HTTP/1.1 204 No Content\r\n"), "{response}");
+            assert!(response.contains("\r\nAccess-Control-Allow-Origin: *\r\n"));
+            assert!(response.contains("\r\nAccess-Control-Allow-Methods: GET, OPTIONS\r\n"));
+            assert!(response.ends_with("\r\n\r\n") && !response.contains("Content-Length"));
+        }
+    }
+
+    #[test]
+    fn host_comes_once_and_a_body_never() {
+        let with = |lines: &str| format!("GET /health HTTP/1.1\r\n{lines}\r\n");
+        assert_eq!(refused(with("")), is(400, "bad_host"));
+        assert_eq!(refused(with("Host: a\r\nhost: a\r\n")), is(400, "bad_host"));
+        for body in [
+            "Content-Length: 1",
+            "Content-Length: 0\r\nContent-Length: 5",
+            "Content-Length:",
+            "Content-Length: -0",
+            "Content-Length: 0, 5",
+            "Transfer-Encoding: chunked",
+            "transfer-encoding: identity",
+        ] {
+            assert_eq!(refused(with(&format!("Host: h\r\n{body}\r\n"))), is(400, "body_refused"), "{body}");
+        }
+        assert_eq!(accepted(with("Host: h\r\nContent-Length: 0\r\n")).path, RequestPath::Health);
+    }
+
+    #[test]
+    fn a_head_keeps_its_limits() {
+        let padded = |len: usize| {
+            let around = get("/health").len() + "X: \r\n".len();
+            format!("GET /health HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(len - around))
+        };
+        assert_eq!(accepted(padded(MAX_BYTES)).path, RequestPath::Health);
+        assert_eq!(refused(padded(MAX_BYTES + 1)), is(431, "head_too_large"));
+        assert_eq!(read_head(&padded(MAX_BYTES).as_bytes()[..MAX_BYTES - 1], MAX_BYTES), Head::Incomplete);
+        let headers = |count: usize| {
+            let more: String = (1..count).map(|n| format!("X-{n}: v\r\n")).collect();
+            format!("GET /health HTTP/1.1\r\nHost: h\r\n{more}\r\n")
+        };
+        assert_eq!(accepted(headers(64)).path, RequestPath::Health);
+        assert_eq!(refused(headers(65)), is(431, "too_many_headers"));
+    }
+
+    #[test]
+    fn values_that_are_no_text_are_just_values() {
+        for (replaced, status) in [
+            ("Connection", Some(400)),
+            ("Upgrade", Some(400)),
+            ("Sec-WebSocket-Key", Some(400)),
+            ("Sec-WebSocket-Version", Some(426)),
+            ("Host", None),
+        ] {
+            let mut head = upgrade(replaced, &format!("{replaced}: ~~~")).into_bytes();
+            let at = head.windows(3).position(|bytes| bytes == b"~~~").unwrap();
+            head[at..at + 3].copy_from_slice(b"\xff\xe2\x80");
+            match status {
+                Some(status) => assert_eq!(refusal(&head).status, status, "{replaced}"),
+                None => assert!(accepted(&head).upgrade.is_some()),
+            }
+        }
+        let query = get("/ws?user_id=\u{6211}&room_id=r");
+        assert!(
+            matches!(accepted(query).path, RequestPath::WebSocket(join) if join.user_id.as_str() == "我")
+        );
+    }
+}

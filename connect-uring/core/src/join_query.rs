@@ -163,3 +163,121 @@ fn decode(text: &str) -> Result<String, DecodeError> {
 fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(query: &str) -> (String, String) {
+        let refusal = JoinQuery::parse(query).expect_err(query);
+        assert_eq!(refusal.status, 400, "{query}");
+        (refusal.reason, refusal.message)
+    }
+
+    fn reason(query: &str) -> String {
+        refused(query).0
+    }
+
+    fn metadata(query: &str) -> Vec<(String, String)> {
+        JoinQuery::parse(&format!("user_id=u&room_id=r&{query}")).unwrap().metadata
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn a_query_is_decoded_as_browsers_encode_it() {
+        let query = "user_id=%E6%88%91&user_name=Ann+B%2e%20%2B&room_id=a%26b&&lang=zh-CN&x%3Dy=1%3d2&flag";
+        let join = JoinQuery::parse(query).unwrap();
+        assert_eq!((join.user_id.as_str(), join.room_id.as_str()), ("我", "a&b"));
+        assert_eq!(join.user_name, "Ann B. +");
+        assert_eq!(join.metadata, pairs(&[("lang", "zh-CN"), ("x=y", "1=2"), ("flag", "")]));
+        assert_eq!(JoinQuery::parse("user%5Fid=u&room_id=r").unwrap().user_id.as_str(), "u");
+    }
+
+    #[test]
+    fn a_refusal_names_the_parameter_the_fault_and_the_remedy() {
+        assert_eq!(
+            refused("room_id=r"),
+            (
+                "missing_user_id".into(),
+                "user_id is missing: add it, as in /ws?user_id=alice&room_id=lobby".into()
+            )
+        );
+        assert_eq!(reason("user_id=u"), "missing_room_id");
+        assert_eq!(reason(""), "missing_user_id");
+        assert_eq!(
+            refused("user_id=&room_id=r"),
+            ("invalid_user_id".into(), "user_id is empty: give 1 to 64 bytes".into())
+        );
+        let long = "x".repeat(65);
+        assert_eq!(
+            refused(&format!("user_id=u&room_id={long}")),
+            ("invalid_room_id".into(), "room_id is 65 bytes long: give at most 64".into())
+        );
+        let long = "x".repeat(129);
+        assert_eq!(reason(&format!("user_id=u&room_id=r&user_name={long}")), "invalid_user_name");
+        assert_eq!(
+            refused("user_id=a%0ab&room_id=r"),
+            ("invalid_user_id".into(), "user_id holds a control character: leave it out".into())
+        );
+        assert_eq!(
+            refused("user_id=u&room_id=50%"),
+            (
+                "invalid_room_id".into(),
+                "room_id has a % without two hexadecimal digits behind it: write a percent sign as %25"
+                    .into()
+            )
+        );
+        for bad_percent in ["%", "%4", "%g0", "%+1", "%%41"] {
+            assert_eq!(reason(&format!("user_id={bad_percent}&room_id=r")), "invalid_user_id");
+        }
+        assert_eq!(
+            refused("user_id=%ff&room_id=r"),
+            ("invalid_user_id".into(), "user_id is not UTF-8: encode its UTF-8 bytes as %XX".into())
+        );
+        assert_eq!(reason("user_id=u&room_id=r&%ff=1"), "invalid_query");
+    }
+
+    #[test]
+    fn what_names_a_session_is_given_once() {
+        for name in ["user_id", "room_id", "user_name"] {
+            let query = format!("user_id=u&room_id=r&user_name=n&{name}=x");
+            assert_eq!(
+                refused(&query),
+                (format!("duplicate_{name}"), format!("{name} is given more than once: give it once"))
+            );
+        }
+        assert_eq!(metadata("k=1&other=2&k=3"), pairs(&[("k", "3"), ("other", "2")]));
+    }
+
+    #[test]
+    fn metadata_keeps_its_bounds() {
+        let entries = |count: usize| (0..count).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join("&");
+        assert_eq!(metadata(&entries(32)).len(), 32);
+        let refuse = |query: &str| reason(&format!("user_id=u&room_id=r&{query}"));
+        assert_eq!(refuse(&entries(33)), "invalid_metadata");
+
+        let value = |len: usize| format!("k={}", "v".repeat(len));
+        assert_eq!(metadata(&value(4095))[0].1.len(), 4095);
+        assert_eq!(refuse(&value(4096)), "invalid_metadata");
+        let replaced = [value(4095), value(4095), "a=".into()];
+        assert_eq!(refuse(&replaced[..].join("&")), "invalid_metadata", "4,097 bytes");
+        assert_eq!(metadata(&replaced[..2].join("&")).len(), 1, "what was replaced does not count");
+
+        let key = |len: usize| format!("{}=v", "k".repeat(len));
+        assert_eq!(metadata(&key(64))[0].0.len(), 64);
+        for bad in [key(65).as_str(), "=v", "a%00=v", "k=a%0d%0ab", "k=%zz", "k=%ff"] {
+            assert_eq!(refuse(bad), "invalid_metadata", "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_stay_out_of_messages_and_debug_output() {
+        let (_, message) = refused("user_id=u&room_id=r&token=s3cret%0a");
+        assert!(message.contains("token") && !message.contains("s3cret"), "{message}");
+        let join = JoinQuery::parse("user_id=u&room_id=r&token=s3cret").unwrap();
+        assert!(!format!("{join:?}").contains("s3cret"));
+    }
+}

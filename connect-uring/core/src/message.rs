@@ -106,11 +106,7 @@ impl MessageReader {
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), CloseReason> {
         while !bytes.is_empty() {
-            match std::mem::take(&mut self.state) {
-                State::Over => {
-                    self.state = State::Over;
-                    return Ok(());
-                }
+            match &mut self.state {
                 State::Boundary => match parse_client_header(bytes)? {
                     Some((header, at)) => {
                         bytes = &bytes[at..];
@@ -123,16 +119,16 @@ impl MessageReader {
                         return Ok(());
                     }
                 },
-                State::Header(mut unfinished, len) => {
-                    unfinished[usize::from(len)] = bytes[0];
+                State::Header(unfinished, len) => {
+                    unfinished[usize::from(*len)] = bytes[0];
                     bytes = &bytes[1..];
-                    let len = len + 1;
-                    match parse_client_header(&unfinished[..usize::from(len)])? {
-                        Some((header, _)) => self.begin(header, limits)?,
-                        None => self.state = State::Header(unfinished, len),
+                    *len += 1;
+                    if let Some((header, _)) = parse_client_header(&unfinished[..usize::from(*len)])? {
+                        self.begin(header, limits)?;
                     }
                 }
-                unfinished => self.state = unfinished,
+                State::Data(_) | State::Control(..) => {}
+                State::Over => return Ok(()),
             }
             bytes = self.read_payload(bytes, sink)?;
         }
@@ -274,5 +270,196 @@ fn valid_so_far(bytes: &[u8]) -> Result<usize, CloseReason> {
         Ok(_) => Ok(bytes.len()),
         Err(error) if error.error_len().is_none() => Ok(error.valid_up_to()),
         Err(_) => Err(CloseReason::InvalidUtf8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{client_fragment, client_frame};
+
+    const LIMITS: MessageLimits = MessageLimits { max_bytes: 1 << 20, max_fragments: 100 };
+    const MASK: [u8; 4] = [0x12, 0x34, 0xf6, 0x78];
+
+    /// What came of some bytes: the events in words, then the error if there was one.
+    fn read(reader: &mut MessageReader, limits: MessageLimits, bytes: &[u8]) -> Vec<String> {
+        let mut seen = Vec::new();
+        let result = reader.read(bytes, limits, &mut |event| {
+            seen.push(match event {
+                Event::Text(text) => format!("text {text}"),
+                Event::Binary(data) => format!("binary {}", data.len()),
+                Event::Ping(data) => format!("ping {}", String::from_utf8_lossy(data)),
+                Event::Pong(data) => format!("pong {}", String::from_utf8_lossy(data)),
+                Event::Close(code) => format!("close {code:?}"),
+            })
+        });
+        if let Err(reason) = result {
+            seen.push(format!("error {}", reason.label()));
+        }
+        seen
+    }
+
+    fn read_all(frames: &[&[u8]]) -> Vec<String> {
+        read(&mut MessageReader::new(), LIMITS, &frames.concat())
+    }
+
+    fn fragment(fin: bool, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+        client_fragment(fin, opcode, payload, MASK)
+    }
+
+    fn whole(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+        client_frame(opcode, payload, MASK)
+    }
+
+    #[test]
+    fn messages_of_every_length_form_are_read() {
+        for len in [0, 1, 7, 8, 125, 126, 127, 65_535, 65_536, 70_000] {
+            let frame = whole(OpCode::Binary, &vec![7; len]);
+            assert_eq!(read_all(&[&frame, &frame]), vec![format!("binary {len}"); 2]);
+        }
+        assert_eq!(read_all(&[&whole(OpCode::Text, "你好".as_bytes())]), ["text 你好"]);
+    }
+
+    #[test]
+    fn control_frames_come_out_between_the_fragments_of_a_message() {
+        let frames = [
+            fragment(false, OpCode::Text, b"one "),
+            whole(OpCode::Ping, b"there?"),
+            fragment(false, OpCode::Continuation, b""),
+            whole(OpCode::Pong, b"unasked"),
+            fragment(true, OpCode::Continuation, b"two"),
+        ];
+        assert_eq!(
+            read_all(&frames.each_ref().map(Vec::as_slice)),
+            ["ping there?", "pong unasked", "text one two"]
+        );
+    }
+
+    #[test]
+    fn fragments_come_in_their_order_only() {
+        let start = fragment(false, OpCode::Binary, b"a");
+        for out_of_place in [OpCode::Text, OpCode::Binary] {
+            assert_eq!(read_all(&[&start, &whole(out_of_place, b"b")]), ["error protocol_error"]);
+        }
+        assert_eq!(read_all(&[&whole(OpCode::Continuation, b"a")]), ["error protocol_error"]);
+        let ended = whole(OpCode::Text, b"a");
+        assert_eq!(
+            read_all(&[&ended, &whole(OpCode::Continuation, b"a")]),
+            ["text a", "error protocol_error"]
+        );
+    }
+
+    #[test]
+    fn empty_fragments_and_messages_are_messages() {
+        assert_eq!(
+            read_all(&[&whole(OpCode::Text, b""), &whole(OpCode::Binary, b"")]),
+            ["text ", "binary 0"]
+        );
+        let (start, end) = (fragment(false, OpCode::Text, b""), fragment(true, OpCode::Continuation, b""));
+        assert_eq!(read_all(&[&start, &end]), ["text "]);
+    }
+
+    #[test]
+    fn text_is_checked_over_fragments_and_as_it_comes() {
+        let euro = "€".as_bytes();
+        let (start, end) =
+            (fragment(false, OpCode::Text, &euro[..1]), fragment(true, OpCode::Continuation, &euro[1..]));
+        assert_eq!(read_all(&[&start, &end]), ["text €"]);
+        let cut = fragment(true, OpCode::Continuation, &euro[1..2]);
+        assert_eq!(read_all(&[&start, &cut]), ["error invalid_utf8"], "the message ends inside a character");
+
+        // The frame announces 1,000 bytes; the fifth that came already cannot be.
+        let mut unfinished = whole(OpCode::Text, &[b"good\xff".as_slice(), &[b'x'; 995]].concat());
+        unfinished.truncate(8 + 5);
+        assert_eq!(read_all(&[&unfinished]), ["error invalid_utf8"]);
+        unfinished.truncate(8 + 4);
+        assert_eq!(read_all(&[&unfinished]), [""; 0]);
+
+        let binary = whole(OpCode::Binary, b"\xff");
+        assert_eq!(read_all(&[&binary]), ["binary 1"]);
+    }
+
+    #[test]
+    fn after_a_close_or_an_error_nothing_more_is_taken() {
+        let text = whole(OpCode::Text, b"late");
+        for (last, expected) in [
+            (whole(OpCode::Close, b"\x03\xe8bye"), "close Some(1000)"),
+            (whole(OpCode::Close, b""), "close None"),
+            (whole(OpCode::Close, b"\x03"), "error protocol_error"),
+            (whole(OpCode::Close, b"\x03\xee"), "error protocol_error"),
+            (whole(OpCode::Close, b"\x03\xe8\xff"), "error invalid_utf8"),
+            (whole(OpCode::Text, b"\xff"), "error invalid_utf8"),
+        ] {
+            let mut reader = MessageReader::new();
+            assert_eq!(read(&mut reader, LIMITS, &[last, text.clone()].concat()), [expected]);
+            assert_eq!(read(&mut reader, LIMITS, &text), [""; 0]);
+            assert!(!reader.is_idle(), "a reader made anew would take data after the close");
+        }
+    }
+
+    #[test]
+    fn a_message_is_judged_at_the_header_that_goes_past_a_limit() {
+        let limits = MessageLimits { max_bytes: 10, max_fragments: 3 };
+        let read = |bytes: &[u8]| read(&mut MessageReader::new(), limits, bytes);
+        assert_eq!(read(&whole(OpCode::Binary, &[0; 10])), ["binary 10"]);
+        let header = &whole(OpCode::Binary, &[0; 11])[..6];
+        assert_eq!(read(header), ["error too_big"]);
+
+        let start = fragment(false, OpCode::Binary, &[0; 6]);
+        let more = fragment(true, OpCode::Continuation, &[0; 5]);
+        assert_eq!(read(&[start.as_slice(), &more[..6]].concat()), ["error too_big"]);
+
+        let start = fragment(false, OpCode::Binary, b"");
+        let next = fragment(false, OpCode::Continuation, b"");
+        let last = fragment(true, OpCode::Continuation, b"");
+        assert_eq!(read(&[start.as_slice(), &next, &last].concat()), ["binary 0"]);
+        assert_eq!(read(&[start.as_slice(), &next, &next, &last].concat()), ["error too_big"]);
+        let ping = whole(OpCode::Ping, b"");
+        let pings = [start.as_slice(), &ping, &ping, &ping, &next, &last].concat();
+        assert_eq!(read(&pings), ["ping ", "ping ", "ping ", "binary 0"], "control frames do not count");
+    }
+
+    #[test]
+    fn a_declared_length_reserves_next_to_nothing() {
+        let limits = MessageLimits { max_bytes: 16 << 20, ..LIMITS };
+        let frame = whole(OpCode::Binary, &vec![1; 16 << 20]);
+        let mut reader = MessageReader::new();
+        let mut events = read(&mut reader, limits, &frame[..14]);
+        assert_eq!(reader.message.capacity(), 0);
+        for piece in frame[14..].chunks(1000) {
+            events.extend(read(&mut reader, limits, piece));
+            let received = reader.message.len();
+            assert!(reader.message.capacity() <= received + MAX_AHEAD_BYTES.max(received));
+        }
+        assert_eq!(events, ["binary 16777216"]);
+        assert_eq!(reader.message.capacity(), 0, "a large buffer is not kept");
+    }
+
+    #[test]
+    fn a_small_message_uses_the_buffer_of_the_one_before() {
+        let mut reader = MessageReader::new();
+        let frame = whole(OpCode::Text, &[b'a'; 100]);
+        read(&mut reader, LIMITS, &frame);
+        let (address, capacity) = (reader.message.as_ptr(), reader.message.capacity());
+        assert_eq!(capacity, 100);
+        read(&mut reader, LIMITS, &frame);
+        assert_eq!((reader.message.as_ptr(), reader.message.capacity()), (address, capacity));
+    }
+
+    #[test]
+    fn a_reader_is_idle_between_messages_only() {
+        let mut reader = MessageReader::new();
+        let frames =
+            [fragment(false, OpCode::Text, b"a"), fragment(true, OpCode::Continuation, b"b")].concat();
+        for at in 0..frames.len() {
+            assert_eq!(reader.is_idle(), at == 0, "{at}");
+            read(&mut reader, LIMITS, &frames[at..=at]);
+        }
+        assert!(reader.is_idle());
+        let ping = whole(OpCode::Ping, b"?");
+        read(&mut reader, LIMITS, &ping[..6]);
+        assert!(!reader.is_idle());
+        read(&mut reader, LIMITS, &ping[6..]);
+        assert!(reader.is_idle());
     }
 }
