@@ -1,0 +1,355 @@
+//! The node's link to the controller: one long-lived stream, made again whenever it is lost.
+//!
+//! Owns: connecting, heartbeats, the time after which a silent controller is given up. Must not: decide a join, or
+//! wait for a shard. Talks to: `link_state` (what is to be said), `bridge` (the lanes), `hub` (what shards say).
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use connect_core::{ControlEvent, JoinDecision};
+use futures_util::Stream;
+use ringcast_proto::pubsub::controller_message::Message;
+use ringcast_proto::pubsub::node_link_service_client::NodeLinkServiceClient;
+use ringcast_proto::pubsub::session_command::Command;
+use ringcast_proto::pubsub::{
+    self, ControllerMessage, JoinAnswers, NodeHeartbeat, NodeMessage, NodeRegister, SessionCommand,
+};
+use ringcast_proto::{
+    GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, RoomId, SessionId,
+};
+use settings::SettingError;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use crate::bridge::{ToShard, ToShardLane};
+use crate::http::NodeStatus;
+use crate::link_state::LinkState;
+use crate::metrics::BridgeMetrics;
+
+/// How often the controller is told that the node is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// After how long without a word from the controller the link is lost.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// For how long a node whose id is taken tries again: the lease of a former start of it runs out before.
+const ID_TAKEN_PATIENCE: Duration = Duration::from_secs(12);
+
+/// What to do when it is still taken then.
+const ID_TAKEN: &str = "another live node has this id: stop it, or give this one another id";
+
+/// How long the controller may take to end the link of a node that leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the link is made of.
+pub(crate) struct LinkParts {
+    /// What the node says of itself.
+    pub(crate) register: NodeRegister,
+    /// The controller's host:port.
+    pub(crate) controller: String,
+    /// The lanes to all shards.
+    pub(crate) shards: Vec<Arc<ToShardLane>>,
+    /// The load to tell.
+    pub(crate) status: Arc<NodeStatus>,
+    /// Where it counts.
+    pub(crate) metrics: BridgeMetrics,
+}
+
+/// The link. Copies share all state.
+#[derive(Clone)]
+pub(crate) struct ControlLink {
+    parts: Arc<LinkParts>,
+    // Only the bridge's one thread comes here, so the lock is always free; tonic wants its streams `Send`.
+    state: Arc<Mutex<LinkState>>,
+    overrun: Arc<Notify>,
+    leaving: CancellationToken,
+    over: CancellationToken,
+}
+
+/// How a link ended.
+enum Ended {
+    /// It can be made again; whether the node was registered, and why it ended.
+    Lost(bool, String),
+    /// Another node has the id.
+    Refused(String),
+    /// The node has left.
+    Left,
+}
+
+impl ControlLink {
+    /// A link that is not made yet.
+    pub(crate) fn new(parts: LinkParts) -> Self {
+        let state = LinkState::new(parts.shards.len());
+        Self {
+            parts: Arc::new(parts),
+            state: Arc::new(Mutex::new(state)),
+            overrun: Arc::new(Notify::new()),
+            leaving: CancellationToken::new(),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// Takes in what a shard said in one wake-up.
+    pub(crate) fn events(&self, shard: usize, events: impl Iterator<Item = ControlEvent>) {
+        let mut state = self.state();
+        for event in events {
+            if !state.event(shard, event) {
+                self.overrun.notify_one();
+            }
+        }
+    }
+
+    /// Tells the load now.
+    pub(crate) fn heartbeat(&self) {
+        let status = &self.parts.status;
+        let heartbeat = NodeHeartbeat { connections: status.connections(), draining: status.is_draining() };
+        self.state().heartbeat(heartbeat);
+    }
+
+    /// Deregisters the node and ends the link; after at most 2 s it is over, whatever the controller does.
+    pub(crate) async fn leave(&self) {
+        self.state().leave();
+        self.leaving.cancel();
+        if timeout(LEAVE_TIMEOUT, self.over.cancelled()).await.is_err() {
+            tracing::warn!("the controller did not end the link; it will find the node lost");
+        }
+    }
+
+    /// Keeps the link until the node leaves; an error where another live node has the id.
+    pub(crate) async fn run(self) -> Result<(), SettingError> {
+        let _over = self.over.clone().drop_guard();
+        let mut delays = delays();
+        let mut refused_since = None;
+        let mut told = false;
+        loop {
+            let ended = self.live_once().await;
+            self.state().lose();
+            self.parts.metrics.link_up.set(0);
+            let reason = match ended {
+                Ended::Left => return Ok(()),
+                _ if self.leaving.is_cancelled() => return Ok(()),
+                Ended::Lost(was_registered, reason) => {
+                    if was_registered {
+                        self.parts.metrics.link_losses.inc();
+                        (delays, refused_since, told) = (self::delays(), None, false);
+                        self.tell_all(|| vec![ToShard::ControllerReachable(false)]);
+                    }
+                    reason
+                }
+                Ended::Refused(reason) => {
+                    let since: Instant = *refused_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= ID_TAKEN_PATIENCE {
+                        return Err(SettingError::new("NODE_ID", &self.parts.register.node_id, ID_TAKEN));
+                    }
+                    reason
+                }
+            };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(controller = %self.parts.controller, %reason, "no controller; trying again");
+            }
+            let delay = delays.next().unwrap_or(HEARTBEAT);
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.leaving.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// One link from its first to its last word.
+    async fn live_once(&self) -> Ended {
+        let connected = tokio::select! {
+            connected = timeout(SILENCE, self.connect()) => connected,
+            () = self.leaving.cancelled() => return Ended::Left,
+        };
+        let mut inbound = match connected {
+            Ok(Ok(inbound)) => inbound,
+            Ok(Err(status)) => return ended(&status, false),
+            Err(_) => return Ended::Lost(false, "no answer in time".to_owned()),
+        };
+        let mut registered = false;
+        let mut heard = Instant::now();
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                message = inbound.message() => {
+                    heard = Instant::now();
+                    match message {
+                        Ok(Some(message)) => {
+                            registered |= matches!(message.message, Some(Message::Registered(_)));
+                            if let Err(reason) = self.take(message) {
+                                return Ended::Lost(registered, reason.to_owned());
+                            }
+                        }
+                        Ok(None) if self.state().is_leaving() => return Ended::Left,
+                        Ok(None) => return Ended::Lost(registered, "the controller ended the link".to_owned()),
+                        Err(status) => return ended(&status, registered),
+                    }
+                }
+                _ = beat.tick() => self.heartbeat(),
+                () = sleep_until(heard + SILENCE) => {
+                    return Ended::Lost(registered, "the controller is silent".to_owned());
+                }
+                () = self.overrun.notified() => {
+                    return Ended::Lost(registered, "too many joins and ends wait for the controller".to_owned());
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Streaming<ControllerMessage>, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.parts.controller))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(GRPC_KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(GRPC_KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(whole(&error)))?;
+        let link = self.state().begin(self.parts.register.clone());
+        let outbound = Outbound { state: Arc::clone(&self.state), link };
+        NodeLinkServiceClient::new(channel)
+            .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES)
+            .link(outbound)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Takes in a word of the controller; an error ends the link.
+    fn take(&self, message: ControllerMessage) -> Result<(), &'static str> {
+        match message.message {
+            Some(Message::Registered(registered)) => {
+                tracing::info!(
+                    controller = %registered.controller_id.escape_debug(),
+                    lease_ms = registered.lease_ms,
+                    "registered with the controller"
+                );
+                self.parts.metrics.link_up.set(1);
+                self.state().registered();
+                self.tell_all(|| vec![ToShard::ControllerReachable(true), ToShard::Snapshot]);
+                self.heartbeat();
+                Ok(())
+            }
+            Some(Message::BatchTaken(taken)) => {
+                self.state().batch_taken(taken.number);
+                Ok(())
+            }
+            Some(Message::JoinAnswers(answers)) => {
+                self.answer_joins(&answers);
+                Ok(())
+            }
+            Some(Message::Command(command)) => self.command(command),
+            Some(Message::SnapshotTaken(_) | Message::Heartbeat(_)) | None => Ok(()),
+        }
+    }
+
+    fn answer_joins(&self, answers: &JoinAnswers) {
+        let mut by_shard: Vec<Vec<ToShard>> = Vec::new();
+        by_shard.resize_with(self.parts.shards.len(), Vec::new);
+        for answer in &answers.answers {
+            let session = SessionId::from_u64(answer.session_id);
+            let decision = match answer.decision() {
+                pubsub::JoinDecision::Accepted => JoinDecision::Accepted,
+                pubsub::JoinDecision::RoomFull => JoinDecision::RoomFull,
+                pubsub::JoinDecision::Unavailable => JoinDecision::Unavailable,
+                pubsub::JoinDecision::Invalid => JoinDecision::Invalid,
+            };
+            if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
+                shard.push(ToShard::JoinAnswered { session, decision });
+            }
+        }
+        self.tell(by_shard);
+    }
+
+    fn command(&self, command: SessionCommand) -> Result<(), &'static str> {
+        let number = command.command_id;
+        let (rooms, add) = match command.command {
+            Some(Command::AddRoom(rooms)) => (rooms, true),
+            Some(Command::RemoveRoom(rooms)) => (rooms, false),
+            // A command of a newer controller: no session is as was asked.
+            None => return self.open_command(number, 0),
+        };
+        let Ok(room) = RoomId::new(&rooms.room_id) else { return self.open_command(number, 0) };
+        let mut by_shard: Vec<Vec<SessionId>> = vec![Vec::new(); self.parts.shards.len()];
+        for session in rooms.session_ids.into_iter().map(SessionId::from_u64) {
+            if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
+                shard.push(session);
+            }
+        }
+        self.open_command(number, by_shard.iter().filter(|sessions| !sessions.is_empty()).count())?;
+        let change = |sessions: Vec<SessionId>| {
+            if sessions.is_empty() {
+                return Vec::new();
+            }
+            vec![ToShard::ChangeRooms { command: number, sessions, room: room.clone(), add }]
+        };
+        self.tell(by_shard.into_iter().map(change));
+        Ok(())
+    }
+
+    fn open_command(&self, number: u64, shards: usize) -> Result<(), &'static str> {
+        if self.state().command(number, shards) { Ok(()) } else { Err("too many commands are open") }
+    }
+
+    /// Tells each shard its part. What is not a delivery is always taken.
+    fn tell(&self, by_shard: impl IntoIterator<Item = Vec<ToShard>>) {
+        for (shard, items) in self.parts.shards.iter().zip(by_shard) {
+            let taken = shard.push_batch(items);
+            debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+        }
+    }
+
+    fn tell_all(&self, items: impl Fn() -> Vec<ToShard>) {
+        self.tell(self.parts.shards.iter().map(|_| items()));
+    }
+
+    fn state(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// 50 ms to 1 s, for ever.
+fn delays() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+fn ended(status: &Status, registered: bool) -> Ended {
+    match status.code() {
+        Code::AlreadyExists => Ended::Refused(status.message().escape_debug().to_string()),
+        _ => Ended::Lost(registered, whole(status)),
+    }
+}
+
+/// An error with its causes, on one line.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")).escape_debug().to_string()
+}
+
+/// What the node says over one link.
+struct Outbound {
+    state: Arc<Mutex<LinkState>>,
+    link: u64,
+}
+
+impl Stream for Outbound {
+    type Item = NodeMessage;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeMessage>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).poll_next(self.link, context)
+    }
+}

@@ -1,0 +1,158 @@
+//! What a node answers to plain HTTP requests on its client port, and the few figures that this takes.
+//!
+//! Owns: `/health`, `/stats` and the page. Must not: parse or write HTTP (the core does). Talks to: `shard_loop`,
+//! which asks from the shards' threads, `hub`, which keeps the figures true.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use connect_core::{HttpAnswer, HttpRequest};
+use serde::Serialize;
+
+use crate::shard_stats::ShardStats;
+
+/// The page; self-contained, so that it also works from a file.
+const PAGE: &str = include_str!("page.html");
+
+/// What the node's threads know of the node as a whole. All figures are a moment old.
+#[derive(Debug)]
+pub(crate) struct NodeStatus {
+    node_id: String,
+    incarnation: u64,
+    started: Instant,
+    shards: Vec<Arc<ShardStats>>,
+    drivers: Vec<OnceLock<&'static str>>,
+    users: AtomicU64,
+    rooms: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl NodeStatus {
+    /// Of a node that starts now.
+    pub(crate) fn new(node_id: String, incarnation: u64, shards: Vec<Arc<ShardStats>>) -> Self {
+        Self {
+            node_id,
+            incarnation,
+            started: Instant::now(),
+            drivers: shards.iter().map(|_| OnceLock::new()).collect(),
+            shards,
+            users: AtomicU64::new(0),
+            rooms: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The figures of every shard.
+    pub(crate) fn shards(&self) -> &[Arc<ShardStats>] {
+        &self.shards
+    }
+
+    /// Connections, over all shards.
+    pub(crate) fn connections(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read().core.connections).sum()
+    }
+
+    /// Distinct users with a live session.
+    pub(crate) fn users(&self) -> u64 {
+        self.users.load(Relaxed)
+    }
+
+    /// Distinct rooms with a live session.
+    pub(crate) fn rooms(&self) -> u64 {
+        self.rooms.load(Relaxed)
+    }
+
+    /// Sets both figures.
+    pub(crate) fn set_census(&self, users: usize, rooms: usize) {
+        self.users.store(users as u64, Relaxed);
+        self.rooms.store(rooms as u64, Relaxed);
+    }
+
+    /// The planned stop has begun.
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether the planned stop has begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// How a shard that has started does its I/O.
+    pub(crate) fn set_driver(&self, shard: usize, driver: &'static str) {
+        // A second word about the same shard would say the same.
+        let _ = self.drivers[shard].set(driver);
+    }
+
+    fn shard_drivers(&self) -> impl Iterator<Item = &'static str> {
+        self.drivers.iter().map(|driver| driver.get().copied().unwrap_or("starting"))
+    }
+
+    /// How the node does its I/O: the shards' driver, or `mixed`.
+    pub(crate) fn driver(&self) -> &'static str {
+        let mut drivers = self.shard_drivers();
+        let first = drivers.next().unwrap_or("none");
+        if drivers.all(|driver| driver == first) { first } else { "mixed" }
+    }
+
+    /// Answers a request.
+    pub(crate) fn answer(&self, request: HttpRequest) -> HttpAnswer {
+        match request {
+            HttpRequest::Health if self.is_draining() => json(503, r#"{"status":"draining"}"#.into()),
+            HttpRequest::Health => json(200, r#"{"status":"ok"}"#.into()),
+            HttpRequest::Stats => json(200, self.stats()),
+            HttpRequest::Page => HttpAnswer {
+                status: 200,
+                content_type: "text/html; charset=utf-8",
+                body: Bytes::from_static(PAGE.as_bytes()),
+            },
+        }
+    }
+
+    fn stats(&self) -> Bytes {
+        let stats = Stats {
+            node_id: &self.node_id,
+            incarnation: self.incarnation,
+            driver: self.driver(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            draining: self.is_draining(),
+            connections: self.connections(),
+            users: self.users(),
+            rooms: self.rooms(),
+            shards: self
+                .shards
+                .iter()
+                .zip(self.shard_drivers())
+                .map(|(shard, driver)| ShardLine { connections: shard.read().core.connections, driver })
+                .collect(),
+        };
+        serde_json::to_vec(&stats).unwrap_or_default().into()
+    }
+}
+
+fn json(status: u16, body: Bytes) -> HttpAnswer {
+    HttpAnswer { status, content_type: "application/json", body }
+}
+
+#[derive(Serialize)]
+struct Stats<'a> {
+    node_id: &'a str,
+    incarnation: u64,
+    driver: &'a str,
+    version: &'a str,
+    uptime_seconds: u64,
+    draining: bool,
+    connections: u64,
+    users: u64,
+    rooms: u64,
+    shards: Vec<ShardLine>,
+}
+
+#[derive(Serialize)]
+struct ShardLine {
+    connections: u64,
+    driver: &'static str,
+}

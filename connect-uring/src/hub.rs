@@ -1,0 +1,77 @@
+//! Hands on what the shards say: reports to the push managers, joins and ends to the controller, rooms and users
+//! to the census.
+//!
+//! Owns: the reading end of every shard's lane. Must not: wait for anyone it hands on to. Talks to: `bridge`,
+//! `push_intake`, `control_link`, `census`, `drain`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use connect_core::{ControlEvent, Report};
+use tokio::sync::watch;
+
+use crate::bridge::{AsyncBridgeEnd, FromShard};
+use crate::census::Census;
+use crate::control_link::ControlLink;
+use crate::http::NodeStatus;
+use crate::push_intake::PushIntake;
+
+/// Where the words of the shards go. Copies share all state.
+#[derive(Clone)]
+pub(crate) struct Hub {
+    intake: PushIntake,
+    link: ControlLink,
+    status: Arc<NodeStatus>,
+    census: Arc<Mutex<Census>>,
+    drained: Arc<watch::Sender<usize>>,
+}
+
+impl Hub {
+    /// A hub that hands on to these.
+    pub(crate) fn new(intake: PushIntake, link: ControlLink, status: Arc<NodeStatus>) -> Self {
+        let drained = Arc::new(watch::Sender::new(0));
+        Self { intake, link, status, census: Arc::default(), drained }
+    }
+
+    /// How many shards have ended their drain.
+    pub(crate) fn drained(&self) -> watch::Receiver<usize> {
+        self.drained.subscribe()
+    }
+
+    /// Reads a shard's lane for ever.
+    pub(crate) async fn listen(self, shard: usize, mut end: AsyncBridgeEnd) -> io::Result<()> {
+        let mut batch = VecDeque::new();
+        let (mut reports, mut events) = (Vec::new(), Vec::new());
+        loop {
+            end.next_batch(&mut batch).await?;
+            self.sort(&mut batch, &mut reports, &mut events);
+            if !reports.is_empty() {
+                self.intake.report(reports.drain(..));
+            }
+            if !events.is_empty() {
+                self.link.events(shard, events.drain(..));
+            }
+            // A shard that never pauses must not keep the others and the streams from their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn sort(
+        &self,
+        batch: &mut VecDeque<FromShard>,
+        reports: &mut Vec<Report>,
+        events: &mut Vec<ControlEvent>,
+    ) {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in batch.drain(..) {
+            match item {
+                FromShard::Report(report) => reports.push(report),
+                FromShard::Control(event) => events.push(event),
+                FromShard::Census(change) => census.apply(&change),
+                FromShard::Drained => self.drained.send_modify(|drained| *drained += 1),
+            }
+        }
+        self.status.set_census(census.users(), census.rooms());
+    }
+}
