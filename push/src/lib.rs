@@ -1,1 +1,203 @@
-//! See the crate's description.
+//! The push manager: takes pushes by gRPC, routes them by the controller's feed, hands them to the nodes that hold
+//! a member, and reports what became of each.
+//!
+//! A push: `push_service` (or `push_stream`) → `request` → `dispatch` (`board`: `routing`, `receipts`,
+//! `node_queue`) → `node_link` ⇒ the node; its outcomes: `node_link` → `dispatch` → `answer`. Routes come by
+//! `route_watch`.
+//!
+//! Owns: the order of start and stop. Must not: call anyone for a push: all that routing needs is here already.
+
+mod answer;
+mod board;
+mod config;
+mod dispatch;
+mod metrics;
+mod node_link;
+mod node_queue;
+mod push_log;
+mod push_service;
+mod push_stream;
+mod receipts;
+mod request;
+mod route_watch;
+mod routing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ringcast_proto::pubsub::push_manager_service_server::PushManagerServiceServer;
+use ringcast_proto::{DESCRIPTORS, MAX_GRPC_MESSAGE_BYTES, limited_server};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+pub use crate::config::{Args, Settings};
+use crate::dispatch::Dispatch;
+use crate::metrics::Metrics;
+use crate::node_link::NodeLinks;
+use crate::push_service::PushService;
+use crate::push_stream::Intake;
+use crate::request::Checker;
+use crate::route_watch::RouteWatch;
+
+/// The service's name in reflection and health.
+const SERVICE: &str = "pubsub.PushManagerService";
+
+/// How long open pushes and their callers have to end when the service is stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A push manager that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the push API listens.
+    pub grpc_addr: SocketAddr,
+    /// Where /metrics listens.
+    pub metrics_addr: SocketAddr,
+    done: JoinHandle<()>,
+}
+
+impl Running {
+    /// Waits until it has been stopped and all is over.
+    pub async fn stopped(self) {
+        if let Err(error) = self.done.await {
+            tracing::error!(%error, "the push manager ended badly");
+        }
+    }
+}
+
+/// Starts a push manager; it serves when this returns, and answers UNAVAILABLE until the first routes are there.
+/// `stop` ends it: no new pushes, the open ones are answered, at most 5 s.
+///
+/// # Errors
+/// A [`settings::SettingError`] where a port cannot be had.
+pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Running> {
+    let grpc = bind("GRPC_PORT", SocketAddr::new(settings.bind, settings.grpc_port)).await?;
+    let scrapes = bind("METRICS_PORT", SocketAddr::new(settings.bind, settings.metrics_port)).await?;
+    settings::warn_if_open(settings.bind);
+    let (grpc_addr, metrics_addr) = (grpc.local_addr()?, scrapes.local_addr()?);
+
+    let metrics = Arc::new(Metrics::new(settings.process_metrics)?);
+    let dispatch = Arc::new(Dispatch::new(metrics.clone()));
+    // What is to go on until the last open push is answered ends by `over`.
+    let over = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let (ready, is_ready) = watch::channel(false);
+    let watch = RouteWatch {
+        dispatch: dispatch.clone(),
+        links: NodeLinks::new(
+            dispatch.clone(),
+            metrics.clone(),
+            settings.manager_id.clone(),
+            over.clone(),
+            tasks.clone(),
+        ),
+        metrics: metrics.clone(),
+        controller_address: settings.controller_address,
+        manager_id: settings.manager_id,
+        ready,
+    };
+    tasks.spawn(over.clone().run_until_cancelled_owned(watch.run()));
+    let (deadlines, end_deadlines) = (dispatch.clone(), over.clone());
+    tasks.spawn(async move { deadlines.run_deadlines(end_deadlines).await });
+    let router = metrics::router(metrics.clone(), dispatch.clone());
+    let scraping = axum::serve(scrapes, router).with_graceful_shutdown(over.clone().cancelled_owned());
+    tasks.spawn(async move { scraping.await.map_or_else(|error| tracing::error!(%error, "/metrics"), drop) });
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, ServingStatus::NotServing).await;
+    tasks.spawn(follow_readiness(health, is_ready, stop.clone()));
+    let intake = Intake {
+        dispatch: dispatch.clone(),
+        checker: Checker { max_payload_bytes: settings.push_payload_bytes },
+        metrics,
+        stop: stop.clone(),
+        tasks: tasks.clone(),
+    };
+    let service = PushManagerServiceServer::new(PushService::new(intake))
+        .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES);
+    let server = limited_server()
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+    let serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+    tracing::info!(grpc = %grpc_addr, metrics = %metrics_addr, "the push manager serves");
+    Ok(Running { grpc_addr, metrics_addr, done: tokio::spawn(end(stop, serving, dispatch, over, tasks)) })
+}
+
+/// Awaits the stop, lets what is open end, then ends all else.
+async fn end(
+    stop: CancellationToken,
+    mut serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    dispatch: Arc<Dispatch>,
+    over: CancellationToken,
+    tasks: TaskTracker,
+) {
+    // The server ends before the stop only where its listener fails: nothing can be pushed then, so all ends.
+    let early = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = &mut serving => Some(ended),
+    };
+    dispatch.stop_accepting();
+    let ended = match early {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(STOP_TIMEOUT, &mut serving).await,
+    };
+    match ended {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the push API ended"),
+        Ok(Err(error)) => tracing::error!(%error, "the push API ended badly"),
+        Err(_) => {
+            tracing::warn!("callers are still there after {STOP_TIMEOUT:?}: their calls are cut off");
+            serving.abort();
+        }
+    }
+    stop.cancel();
+    over.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!("tasks are still running after {STOP_TIMEOUT:?}");
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    settings::check_port_free(key, address)?;
+    TcpListener::bind(address).await.with_context(|| format!("{key}: cannot listen on {address}"))
+}
+
+/// Health follows the routes: a push manager that has none refuses every push.
+async fn follow_readiness(
+    health: HealthReporter,
+    mut is_ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    let ready =
+        stop.run_until_cancelled(is_ready.wait_for(|ready| *ready)).await.is_some_and(|it| it.is_ok());
+    if ready {
+        set_health(&health, ServingStatus::Serving).await;
+        stop.cancelled().await;
+        set_health(&health, ServingStatus::NotServing).await;
+    }
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    health.set_service_status(SERVICE, status).await;
+    health.set_service_status("", status).await;
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(SERVICE)
+        .with_service_name("grpc.health.v1.Health")
+}

@@ -1,0 +1,139 @@
+//! The settings of the push manager: flags over environment over `config.yaml` over defaults.
+//!
+//! Owns: names, defaults, bounds. Talks to: `settings`, which reads them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ringcast_proto::NodeId;
+use settings::SettingError;
+
+/// The bounds of `push_payload_bytes`: larger payloads would not fit beside others into a message to a node.
+const PAYLOAD_BYTES: std::ops::RangeInclusive<u32> = 1..=8 * 1024 * 1024;
+
+/// Push messages to rooms, users and everyone over the connect nodes.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(name = "push", version, about = "The Ringcast push manager")]
+pub struct Args {
+    /// The id of this push manager [default: push-manager-1]
+    #[arg(long, env = "MANAGER_ID", value_name = "ID")]
+    pub manager_id: Option<String>,
+    /// The port of the push API [default: 50053]
+    #[arg(long, env = "GRPC_PORT", value_name = "PORT", value_parser = settings::parse_port)]
+    pub grpc_port: Option<u16>,
+    /// The port of /metrics [default: 9094]
+    #[arg(long, env = "METRICS_PORT", value_name = "PORT", value_parser = settings::parse_port)]
+    pub metrics_port: Option<u16>,
+    /// The address on which both listen [default: 127.0.0.1]
+    #[arg(long, env = "BIND_ADDR", value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// Where the controller is [default: localhost:50051]
+    #[arg(
+        long,
+        env = "CONTROLLER_ADDRESS",
+        value_name = "HOST:PORT",
+        value_parser = settings::parse_address
+    )]
+    pub controller_address: Option<String>,
+    /// The largest payload of a push, in bytes [default: 1048576]
+    #[arg(long, value_name = "BYTES")]
+    pub push_payload_bytes: Option<u32>,
+    /// What every service takes.
+    #[command(flatten)]
+    pub common: settings::CommonArgs,
+}
+
+/// The settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its id; nodes and the controller see it. Two with one id work, but cannot be told apart in logs.
+    pub manager_id: String,
+    /// On which address gRPC and metrics listen. Beyond loopback anyone who reaches it can push.
+    pub bind: IpAddr,
+    /// The port of the push API; 0: the kernel chooses.
+    pub grpc_port: u16,
+    /// The port of /metrics; 0: the kernel chooses.
+    pub metrics_port: u16,
+    /// host:port of the controller. A wrong one: every push is refused as UNAVAILABLE.
+    pub controller_address: String,
+    /// The largest payload, in bytes, 1 to 8 MiB. Too small refuses pushes; too large lets few of them fill the
+    /// queues of slow nodes and clients.
+    pub push_payload_bytes: usize,
+    /// Whether /metrics tells of the process, too: by one service in a process.
+    pub process_metrics: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            manager_id: "push-manager-1".into(),
+            bind: Ipv4Addr::LOCALHOST.into(),
+            grpc_port: 50053,
+            metrics_port: 9094,
+            controller_address: "localhost:50051".into(),
+            push_payload_bytes: 1024 * 1024,
+            process_metrics: true,
+        }
+    }
+}
+
+impl Settings {
+    /// Lays flags and environment over the file over the defaults.
+    pub fn new(args: Args, file: &settings::File) -> Result<Self, SettingError> {
+        settings::refuse_cluster_stores(file)?;
+        let defaults = Self::default();
+        let file = &file.push;
+        let manager_id = args.manager_id.or(file.id.clone()).unwrap_or(defaults.manager_id);
+        NodeId::new(&manager_id)
+            .map_err(|error| SettingError::new("MANAGER_ID", &manager_id, error.to_string()))?;
+        let payload = args.push_payload_bytes.or(file.push_payload_bytes);
+        if let Some(bytes) = payload.filter(|bytes| !PAYLOAD_BYTES.contains(bytes)) {
+            let remedy = format!("give {} to {}", PAYLOAD_BYTES.start(), PAYLOAD_BYTES.end());
+            return Err(SettingError::new("push.push_payload_bytes", bytes, remedy));
+        }
+        Ok(Self {
+            manager_id,
+            bind: args.bind.or(file.bind).unwrap_or(defaults.bind),
+            grpc_port: args.grpc_port.or(file.grpc_port).unwrap_or(defaults.grpc_port),
+            metrics_port: args.metrics_port.or(file.metrics_port).unwrap_or(defaults.metrics_port),
+            controller_address: args
+                .controller_address
+                .or(file.controller_address.clone())
+                .unwrap_or(defaults.controller_address),
+            push_payload_bytes: payload.map_or(defaults.push_payload_bytes, |bytes| bytes as usize),
+            process_metrics: true,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_lie_over_the_file_over_defaults() {
+        let file = settings::File {
+            push: settings::Push {
+                id: Some("from-file".into()),
+                grpc_port: Some(1),
+                metrics_port: Some(2),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let args = Args { grpc_port: Some(7), ..Default::default() };
+        let settings = Settings::new(args, &file).unwrap();
+        let told = (settings.manager_id.as_str(), settings.grpc_port, settings.metrics_port);
+        assert_eq!(told, ("from-file", 7, 2));
+        assert_eq!(settings.controller_address, "localhost:50051");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let file = settings::File::default();
+        let refused = |args: Args| Settings::new(args, &file).unwrap_err().to_string();
+        let long = Args { manager_id: Some("x".repeat(65)), ..Default::default() };
+        assert!(refused(long).starts_with("MANAGER_ID = xxx"));
+        let none = Args { push_payload_bytes: Some(0), ..Default::default() };
+        assert_eq!(refused(none), "push.push_payload_bytes = 0: give 1 to 8388608");
+    }
+}

@@ -1,0 +1,220 @@
+//! The one lock of the push manager, and what is done once it is let go: answers, figures, log lines.
+//!
+//! Owns: the lock around [`Board`], the deadline task. Must not: hold the lock across an await, or while a message
+//! is encoded, a payload is freed or an answer is built.
+//! Talks to: `push_service` and `push_stream` (pushes), `route_watch` (routes), `node_link` (batches, outcomes).
+//!
+//! Why one short lock and no task that owns everything: acceptance is a look-up, a slot in a table and an entry in
+//! a queue, all under one lock, so the order of acceptance *is* the order in each node's queue, and a push that is
+//! accepted after a feed number was acknowledged sees its routes. A task in between would give the same order for a
+//! hop and a wake-up more on every call. What makes a push dear (checking, encoding, answering) happens outside;
+//! what comes in numbers (a stream's pushes, a node's outcomes, the feed's changes) is taken under one hold, in
+//! bounded chunks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ringcast_proto::pubsub::{DeliveryOutcome, NodeRoute, ReportMode, RoomRoute, UserRoute};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::Waiter;
+use crate::board::{Batch, Board, Due, Figures, LinkStream, NewLink};
+use crate::metrics::Metrics;
+use crate::node_queue::Queued;
+use crate::push_log::PushLog;
+use crate::receipts::{LinkId, OpenPush};
+use crate::request::Push;
+use crate::routing::{Routes, UnknownNode};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    board: Mutex<Board>,
+    earlier_deadline: Notify,
+    metrics: Arc<Metrics>,
+    log: PushLog,
+}
+
+impl Dispatch {
+    /// With nothing known yet.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            board: Mutex::new(Board::new(Instant::now())),
+            earlier_deadline: Notify::new(),
+            metrics,
+            log: PushLog::new(),
+        }
+    }
+
+    /// Accepts pushes in their order, under one hold of the lock; each waiter gets exactly one answer.
+    pub(crate) fn accept(&self, pushes: impl IntoIterator<Item = (Arc<Push>, Waiter)>) {
+        let now = Instant::now();
+        let mut due = Due::new();
+        let mut earlier = false;
+        {
+            let mut board = self.lock();
+            for (push, waiter) in pushes {
+                earlier |= board.accept(now, push, waiter, &mut due);
+            }
+        }
+        if earlier {
+            self.earlier_deadline.notify_one();
+        }
+        self.answer(due);
+    }
+
+    /// Refuses all pushes from now on.
+    pub(crate) fn stop_accepting(&self) {
+        self.lock().stopping = true;
+    }
+
+    /// The feed is alive, and all up to this number is in the routes.
+    pub(crate) fn hear(&self, number: u64) {
+        self.lock().hear(number, Instant::now());
+    }
+
+    /// A snapshot replaces all routes; links that have come to be, and the former routes, to be dropped where that
+    /// holds up nobody.
+    #[must_use]
+    pub(crate) fn install(&self, routes: Routes, number: u64) -> (Vec<NewLink>, Routes) {
+        self.lock().install(routes, number, Instant::now())
+    }
+
+    /// Changes nodes; links that have come to be.
+    #[must_use]
+    pub(crate) fn set_nodes(&self, nodes: Vec<NodeRoute>) -> Vec<NewLink> {
+        let mut board = self.lock();
+        nodes.into_iter().flat_map(|node| board.set_node(node)).collect()
+    }
+
+    /// Changes rooms, under one hold of the lock.
+    pub(crate) fn set_rooms(&self, rooms: impl Iterator<Item = RoomRoute>) -> Result<(), UnknownNode> {
+        let mut board = self.lock();
+        rooms.into_iter().try_for_each(|room| board.set_room(room))
+    }
+
+    /// Changes users, under one hold of the lock.
+    pub(crate) fn set_users(&self, users: impl Iterator<Item = UserRoute>) -> Result<(), UnknownNode> {
+        let mut board = self.lock();
+        users.into_iter().try_for_each(|user| board.set_user(user))
+    }
+
+    /// Sweeps a part of the routes of the nodes that are gone; whether more is to be swept.
+    pub(crate) fn sweep(&self) -> bool {
+        self.lock().sweep()
+    }
+
+    /// A stream of a link is about to be opened. `None`: the link is no more.
+    pub(crate) fn open_stream(&self, link: LinkId) -> Option<LinkStream> {
+        self.lock().open_stream(link)
+    }
+
+    /// The node has welcomed the stream.
+    pub(crate) fn raise_stream(&self, stream: &LinkStream) {
+        self.lock().raise_stream(stream);
+    }
+
+    /// The stream is over.
+    pub(crate) fn close_stream(&self, stream: &LinkStream) {
+        let mut ended = Vec::new();
+        self.lock().close_stream(stream, &mut ended);
+        self.finish(ended);
+    }
+
+    /// Hands the next pushes over to a stream.
+    pub(crate) fn take_batch(&self, stream: &LinkStream, now: Instant) -> Batch {
+        let mut late = Vec::new();
+        let batch = self.lock().take_batch(stream, now, &mut late);
+        self.withdraw(&late);
+        batch
+    }
+
+    /// Nothing waits for a link, and nothing is to be heard on it.
+    pub(crate) fn is_idle(&self, link: LinkId) -> bool {
+        self.lock().is_idle(link)
+    }
+
+    /// Takes out of a link's queue what is too late to be sent, so that it does not fill it.
+    pub(crate) fn drop_expired(&self, link: LinkId) {
+        let expired = self.lock().take_expired(link, Instant::now());
+        self.withdraw(&expired);
+    }
+
+    /// The link is no more.
+    pub(crate) fn remove_link(&self, link: LinkId) {
+        let mut ended = Vec::new();
+        let left = self.lock().remove_link(link, &mut ended);
+        self.withdraw(&left);
+        self.finish(ended);
+    }
+
+    /// A node has answered.
+    pub(crate) fn take_outcomes(&self, link: LinkId, outcomes: Vec<DeliveryOutcome>) {
+        let mut ended = Vec::with_capacity(outcomes.len());
+        let late = self.lock().answer(link, outcomes, &mut ended);
+        self.metrics.late_reports(late);
+        self.finish(ended);
+    }
+
+    /// How all is doing.
+    pub(crate) fn figures(&self) -> Figures {
+        self.lock().figures(Instant::now())
+    }
+
+    /// Ends pushes at their deadlines, until stopped.
+    pub(crate) async fn run_deadlines(&self, stop: CancellationToken) {
+        loop {
+            let next = self.lock().open.next_deadline();
+            let come = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.earlier_deadline.notified() => {}
+                () = come => {
+                    let mut ended = Vec::new();
+                    self.lock().open.expire(Instant::now(), &mut ended);
+                    self.finish(ended);
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&self, ended: Vec<OpenPush>) {
+        if ended.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.answer(ended.into_iter().map(|push| {
+            let (waiter, finished) = push.finish(now);
+            (waiter, Ok(finished))
+        }));
+    }
+
+    fn answer(&self, due: impl IntoIterator<Item = (Waiter, crate::answer::Answer)>) {
+        for (waiter, answer) in due {
+            match &answer {
+                Ok(finished) => {
+                    self.metrics.finished(finished);
+                    self.log.finished(finished);
+                }
+                Err(refusal) => self.metrics.refused(refusal),
+            }
+            waiter.answer(answer);
+        }
+    }
+
+    /// Counts what was told to be queued and is not sent any more. The others are counted by their reports.
+    fn withdraw(&self, queued: &[Queued]) {
+        let unheard = queued.iter().filter(|queued| queued.push.report_mode == ReportMode::None);
+        self.metrics.withdrawn(unheard.map(|queued| u64::from(queued.routed)).sum());
+    }
+}
