@@ -1,0 +1,79 @@
+//! What the machine allows: open files, the kernel's version, io_uring.
+//!
+//! Owns: the limits of the process that are raised at the start, and one line for each thing that is not as it
+//! should be. Must not: stop the start; a node on epoll works. Talks to: `main`'s boot order and `shard_loop`.
+
+use std::io;
+
+/// The oldest kernel whose io_uring is used (SINGLE_ISSUER and DEFER_TASKRUN).
+pub(crate) const KERNEL_FLOOR: (u32, u32) = (6, 1);
+
+/// Raises the soft limit of open files to the hard one and returns it.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit lives through the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_max)
+}
+
+/// Why io_uring is not to be tried at all, in words for the log.
+pub(crate) fn io_uring_unfit() -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version = parse_release(&release)?;
+    let (major, minor) = KERNEL_FLOOR;
+    (version < KERNEL_FLOOR).then(|| {
+        format!("kernel {} is older than {major}.{minor}, the oldest whose io_uring is used", release.trim())
+    })
+}
+
+/// What an error of `io_uring_setup` most likely means, in words for the log.
+pub(crate) fn explain_refusal(error: &io::Error) -> String {
+    let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let why = match (error.raw_os_error(), setting.trim()) {
+        (Some(libc::EPERM), "1") => "kernel.io_uring_disabled is 1: only root and io_uring_group may use it",
+        (Some(libc::EPERM), "2") => "kernel.io_uring_disabled is 2",
+        (Some(libc::EPERM), _) => "a seccomp filter refuses it, as container runtimes do by default",
+        (Some(libc::ENOSYS), _) => "the kernel, or a seccomp filter, has no io_uring",
+        (Some(libc::ENOMEM), _) => "the limit of locked memory (ulimit -l) is too low",
+        (Some(libc::EINVAL), _) => "the kernel lacks SINGLE_ISSUER or DEFER_TASKRUN",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {why}")
+}
+
+/// Major and minor number of a release like `6.1.0-18-amd64`.
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_distributions_are_understood() {
+        assert_eq!(parse_release("6.1.0-18-amd64\n"), Some((6, 1)));
+        assert_eq!(parse_release("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
+        assert_eq!(parse_release("6.18-rc1"), Some((6, 18)));
+        assert_eq!(parse_release(""), None);
+        assert!((5, 19) < KERNEL_FLOOR && (6, 0) < KERNEL_FLOOR && (10, 0) > KERNEL_FLOOR);
+    }
+
+    #[test]
+    fn the_soft_limit_is_raised_to_the_hard_one() {
+        let raised = raise_open_files().unwrap();
+        assert_eq!(raise_open_files().unwrap(), raised);
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(numbers, [raised, raised]);
+    }
+}
