@@ -48,7 +48,8 @@ fn main() -> Result<()> {
         Task::Setup => setup::set_up(&root),
         Task::Test { args } => {
             setup::set_up(&root)?;
-            suite::Suite { cargo_args: args, ..suite::Suite::default() }.run(&root)
+            let all_drivers = args.is_empty();
+            suite::Suite { cargo_args: args, all_drivers, ..suite::Suite::default() }.run(&root)
         }
         Task::Nightly => {
             setup::set_up(&root)?;

@@ -5,7 +5,7 @@
 //! Talks to: `step`, apt-get through `install_packages.sh`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -46,7 +46,7 @@ const NEEDS: [Need; 5] = [
 pub(crate) fn set_up(root: &Path) -> Result<()> {
     install_packages()?;
     let clients = root.join(CLIENTS);
-    install_python_clients(&clients)?;
+    install_python_clients(root, &clients)?;
     install_node_clients(&clients)
 }
 
@@ -100,22 +100,18 @@ fn python() -> Option<&'static str> {
         .find(|python| succeeds(python, &["-c", "import venv, ensurepip"]))
 }
 
-fn install_python_clients(clients: &Path) -> Result<()> {
+fn install_python_clients(root: &Path, clients: &Path) -> Result<()> {
     let list = clients.join("requirements.txt");
-    let venv = clients.join(".venv");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let venv = target.join("clients-venv");
     if is_installed(&list, &venv)? {
         return Ok(());
     }
     let python = python().context("python3 with venv is still missing")?;
-    if venv.exists() {
-        fs::remove_dir_all(&venv).with_context(|| format!("cannot remove {}", venv.display()))?;
-    }
-    Step::new(python, &["-m", "venv", ".venv"]).run(clients)?;
-    Step::new(
-        ".venv/bin/python",
-        &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"],
-    )
-    .run(clients)?;
+    let folder = venv.to_str().context("the target folder's name is no text")?;
+    Step::new(python, &["-m", "venv", "--clear", folder]).run(clients)?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"];
+    Step::new(&format!("{folder}/bin/python"), &pip).run(clients)?;
     stamp(&list, &venv)
 }
 

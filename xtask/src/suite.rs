@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::BUILD_MINUTES;
 use crate::step::Step;
@@ -13,19 +13,25 @@ use crate::step::Step;
 /// that dependencies are built once.
 const CHECKS: [&str; 2] = ["--features", "checks"];
 
+/// How the end-to-end tests are run once more: with io_uring refused by a seccomp filter, and as a user without
+/// rights and with hardly any locked memory.
+const OTHER_DRIVERS: [&str; 2] = ["refused", "memlock"];
+
 /// One run of the tests.
 pub(crate) struct Suite {
     /// What `cargo test` gets beside our own.
     pub(crate) cargo_args: Vec<String>,
     /// The environment of the tests.
     pub(crate) env: Vec<(&'static str, &'static str)>,
-    /// How long all tests may take, in minutes.
+    /// Whether the end-to-end tests run on the other drivers, too.
+    pub(crate) all_drivers: bool,
+    /// How long one run of all tests may take, in minutes.
     pub(crate) minutes: u64,
 }
 
 impl Default for Suite {
     fn default() -> Self {
-        Self { cargo_args: Vec::new(), env: Vec::new(), minutes: 20 }
+        Self { cargo_args: Vec::new(), env: Vec::new(), all_drivers: true, minutes: 15 }
     }
 }
 
@@ -35,6 +41,7 @@ impl Suite {
         Self {
             cargo_args: ["--", "--include-ignored"].map(str::to_owned).to_vec(),
             env: vec![("SIMULATION_SEEDS", "2560")],
+            all_drivers: true,
             minutes: 240,
         }
     }
@@ -49,19 +56,16 @@ impl Suite {
         let test = ["test", "--locked", "--release", "--no-fail-fast", "--workspace"];
         let mut args: Vec<&str> = [&test[..], &CHECKS].concat();
         args.extend(self.cargo_args.iter().map(String::as_str));
-        let mut step = Step::new("cargo", &args).minutes(self.minutes);
-        for (name, value) in &self.env {
-            step = step.env(name, value);
-        }
         let mut sum = Sum::default();
-        let ended = step.run_lines(root, |line| sum.see(line));
-        let succeeded = *ended.as_ref().unwrap_or(&false);
-        if !succeeded && sum.failed == 0 {
-            // A test binary that crashed or was cut off has no closing line of its own.
-            sum.failed = 1;
-        }
-        if let Err(error) = ended {
-            println!("{error:#}");
+        self.test(root, &args, None, &mut sum);
+        if self.all_drivers {
+            // The same packages and features, or cargo would build anew; only the end-to-end tests.
+            let names = end_to_end_tests(root)?;
+            let mut args: Vec<&str> = [&test[..], &CHECKS].concat();
+            args.extend(names.iter().flat_map(|name| ["--test", name]));
+            for driver in OTHER_DRIVERS {
+                self.test(root, &args, Some(driver), &mut sum);
+            }
         }
         println!("{} passed, {} failed", sum.passed, sum.failed);
         if sum.failed > 0 {
@@ -69,6 +73,40 @@ impl Suite {
         }
         Ok(())
     }
+
+    /// One `cargo test`; what failed is in the sum.
+    fn test(&self, root: &Path, args: &[&str], driver: Option<&str>, sum: &mut Sum) {
+        let mut step = Step::new("cargo", args).minutes(self.minutes);
+        if let Some(driver) = driver {
+            step =
+                step.env("RINGCAST_TEST_DRIVER", driver).called(&format!("the end-to-end tests, {driver}"));
+        }
+        for (name, value) in &self.env {
+            step = step.env(name, value);
+        }
+        let failed_before = sum.failed;
+        let ended = step.run_lines(root, |line| sum.see(line));
+        if !matches!(ended, Ok(true)) && sum.failed == failed_before {
+            // A test binary that crashed or was cut off has no closing line of its own.
+            sum.failed += 1;
+        }
+        if let Err(error) = ended {
+            println!("{error:#}");
+        }
+    }
+}
+
+/// The names of the end-to-end tests.
+fn end_to_end_tests(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root.join("tests/tests")).context("cannot list the end-to-end tests")? {
+        let path = entry?.path();
+        if let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| path.is_file()) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The sum over all test binaries.
