@@ -18,6 +18,8 @@ const LIMITS: MessageLimits = MessageLimits { max_bytes: 400, max_fragments: 4 }
 
 const MAX_HEAD_BYTES: usize = 600;
 
+const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+
 /// An event that outlives its buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
@@ -106,8 +108,9 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 /// A client's frames, as often in order as not, and then a few bytes of them changed, or the end torn off.
 fn client_bytes() -> impl Strategy<Value = Vec<u8>> {
-    let message = (any::<bool>(), vec((payload(), any::<[u8; 4]>()), 1..5), any::<Option<[u8; 4]>>());
-    let in_order = message.prop_map(|(text, fragments, ping)| {
+    let between = proptest::option::of((select(vec![OpCode::Ping, OpCode::Pong]), any::<[u8; 4]>()));
+    let message = (any::<bool>(), vec((payload(), any::<[u8; 4]>()), 1..5), between);
+    let in_order = message.prop_map(|(text, fragments, between)| {
         let last = fragments.len() - 1;
         let frames = fragments.iter().enumerate().map(|(index, (payload, mask))| {
             let opcode = match (index, text) {
@@ -115,8 +118,8 @@ fn client_bytes() -> impl Strategy<Value = Vec<u8>> {
                 (0, false) => OpCode::Binary,
                 _ => OpCode::Continuation,
             };
-            let ping = ping.map(|mask| client_fragment(true, OpCode::Ping, b"between", mask));
-            [client_fragment(index == last, opcode, payload, *mask), ping.unwrap_or_default()].concat()
+            let control = between.map(|(opcode, mask)| client_fragment(true, opcode, b"between", mask));
+            [client_fragment(index == last, opcode, payload, *mask), control.unwrap_or_default()].concat()
         });
         frames.collect::<Vec<_>>().concat()
     });
@@ -169,7 +172,7 @@ fn request_bytes() -> impl Strategy<Value = Vec<u8>> {
     let header = select(vec![
         "Upgrade: websocket",
         "Connection: keep-alive, Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        KEY,
         "Sec-WebSocket-Version: 13",
         "Content-Length: 0",
         "X: \u{6211}\u{7684}",
@@ -177,6 +180,9 @@ fn request_bytes() -> impl Strategy<Value = Vec<u8>> {
     ]);
     let long = "[a-z]{0,500}".prop_map(|value| format!("Cookie: {value}"));
     let headers = vec(prop_oneof![6 => header.prop_map(str::to_owned), 1 => long], 0..8);
+    let upgrade =
+        ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", KEY].map(str::to_owned);
+    let headers = prop_oneof![3 => headers, 1 => Just(upgrade.to_vec())];
     let end = select(vec!["\r\n", "\n"]);
     (line, headers, end, vec(any::<(Index, u8)>(), 0..2)).prop_map(|(line, headers, end, changes)| {
         let lines = [vec![line.to_owned(), "Host: h".to_owned()], headers, vec![String::new(); 2]].concat();
