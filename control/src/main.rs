@@ -1,2 +1,51 @@
-//! See the crate description.
-fn main() {}
+//! The controller as a process of its own: settings, checks, start, and the signals that stop it.
+
+use control::{Args, Settings};
+use settings::{SettingError, check_port_free, exit_with};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    let args: Args = settings::parse_or_exit();
+    let settings = check(&args).unwrap_or_else(|error| exit_with(&error));
+    args.common.end_if_checking();
+    for (key, address) in [("GRPC_PORT", settings.grpc_addr), ("METRICS_PORT", settings.metrics_addr)] {
+        check_port_free(key, address).unwrap_or_else(|error| exit_with(&error));
+    }
+    settings::init_logs(args.common.log_format).unwrap_or_else(|error| exit_with(&error));
+    settings::warn_if_open(settings.grpc_addr.ip());
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(settings))
+}
+
+fn check(args: &Args) -> Result<Settings, SettingError> {
+    let file = args.common.load(true)?;
+    settings::refuse_cluster_stores(&file)?;
+    Settings::from_args(args, &file)
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let stop = CancellationToken::new();
+    let (id, data) = (settings.id.clone(), settings.data_dir.clone());
+    let running = control::start(settings, stop.clone()).await?;
+    let (grpc, metrics) = (running.grpc_addr, running.metrics_addr);
+    tracing::info!(id, %grpc, %metrics, data = %data.display(), "the controller serves");
+    let stopped = running.stopped();
+    tokio::pin!(stopped);
+    let [terminate, interrupt] = &mut signals;
+    loop {
+        tokio::select! {
+            result = &mut stopped => return result,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stop.is_cancelled() {
+            // A second signal ends it now.
+            std::process::exit(130);
+        }
+        stop.cancel();
+    }
+}

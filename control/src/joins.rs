@@ -1,0 +1,101 @@
+//! Joins that cannot be decided yet: the room's settings are being read, or the controller waits for its nodes.
+//!
+//! Owns: which joins are open. A join is taken out once: by its answer, or withdrawn by its session's end.
+//! Must not: decide.
+
+use std::collections::hash_map::Entry;
+use std::time::Instant;
+
+use ahash::{AHashMap, AHashSet};
+use ringcast_proto::{RoomId, SessionId};
+
+use crate::presence::{Arrival, LinkRef};
+
+/// The most joins that wait; more are answered with "try again later".
+const MAX_WAITING: usize = 256 * 1024;
+
+/// A session asks to join a room.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) at: LinkRef,
+    pub(crate) arrival: Arrival,
+    pub(crate) room: RoomId,
+    /// Only asks.
+    pub(crate) probe: bool,
+    /// When it came.
+    pub(crate) since: Instant,
+}
+
+/// What an asking waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The nodes that were known before the restart.
+    Recovery,
+    /// The settings of its room.
+    Settings,
+}
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingJoins {
+    open: AHashSet<(LinkRef, SessionId)>,
+    for_recovery: Vec<Asking>,
+    for_settings: AHashMap<RoomId, Vec<Asking>>,
+}
+
+impl WaitingJoins {
+    /// Holds a join; gives it back where too many wait. `Ok(true)`: it is the first that waits for its room, so
+    /// the settings are to be read.
+    pub(crate) fn hold(&mut self, asking: Asking, wait: Wait) -> Result<bool, Asking> {
+        if self.open.len() >= MAX_WAITING {
+            return Err(asking);
+        }
+        self.open.insert((asking.at, asking.arrival.session));
+        if wait == Wait::Recovery {
+            self.for_recovery.push(asking);
+            return Ok(false);
+        }
+        match self.for_settings.entry(asking.room.clone()) {
+            Entry::Vacant(room) => {
+                room.insert(vec![asking]);
+                Ok(true)
+            }
+            Entry::Occupied(mut room) => {
+                room.get_mut().push(asking);
+                Ok(false)
+            }
+        }
+    }
+
+    /// The session has ended.
+    pub(crate) fn withdraw(&mut self, at: LinkRef, session: SessionId) {
+        self.open.remove(&(at, session));
+    }
+
+    /// The joins that waited for the nodes.
+    pub(crate) fn take_recovered(&mut self) -> Vec<Asking> {
+        let waiting = std::mem::take(&mut self.for_recovery);
+        self.still_open(waiting)
+    }
+
+    /// The joins that waited for a room's settings.
+    pub(crate) fn take_room(&mut self, room: &RoomId) -> Vec<Asking> {
+        let waiting = self.for_settings.remove(room).unwrap_or_default();
+        self.still_open(waiting)
+    }
+
+    /// The joins that came before then and still wait; they are out of the waiting lists' sight from now on.
+    pub(crate) fn take_overdue(&mut self, before: Instant) -> Vec<Asking> {
+        let mut overdue: Vec<Asking> = self.for_recovery.extract_if(.., |join| join.since < before).collect();
+        // A room's entry stays while its settings are being read, even without a join.
+        for waiting in self.for_settings.values_mut() {
+            overdue.extend(waiting.extract_if(.., |join| join.since < before));
+        }
+        self.still_open(overdue)
+    }
+
+    fn still_open(&mut self, waiting: Vec<Asking>) -> Vec<Asking> {
+        let open = &mut self.open;
+        waiting.into_iter().filter(|join| open.remove(&(join.at, join.arrival.session))).collect()
+    }
+}
