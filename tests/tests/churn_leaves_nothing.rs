@@ -1,0 +1,96 @@
+//! Promise: 100,000 rounds of connect, join, leave and close leave nothing behind: descriptors of every thread,
+//! resident memory and table sizes are back at the start.
+#![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
+
+use std::time::Duration;
+
+use loadgen::{Fleet, FleetPlan, Leave};
+use ringcast_tests::{System, SystemPlan, alone, eventually, procfs};
+
+/// Rounds by each way of leaving.
+const ROUNDS: [(Leave, usize); 3] =
+    [(Leave::Close, 60_000), (Leave::HalfClose, 20_000), (Leave::Reset, 20_000)];
+/// Rounds before the start is measured, so that tables have their size.
+const WARM_UP: usize = 10_000;
+const AT_A_TIME: usize = 200;
+const ROOMS: usize = 500;
+
+/// What an allocator may keep of 100,000 rounds: 40 bytes each.
+const RSS_SLACK_BYTES: u64 = 4 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_a_hundred_thousand_rounds() {
+    let _alone = alone();
+    let system = System::start(SystemPlan::nodes(1).shards(2)).await;
+    churn(&system, Leave::Close, WARM_UP);
+    churn(&system, Leave::Reset, WARM_UP);
+    let before = measure(&system).await;
+
+    let began = std::time::Instant::now();
+    for (leave, rounds) in ROUNDS {
+        churn(&system, leave, rounds);
+    }
+    println!(
+        "figure: 100000 rounds of connect, join, leave, close in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+
+    let after = measure(&system).await;
+    for (service, (before, after)) in
+        ["node", "controller", "push manager"].iter().zip(before.iter().zip(&after))
+    {
+        println!("figure: {service}: RSS {} KiB, then {} KiB", before.rss / 1024, after.rss / 1024);
+        assert_eq!(before.descriptors, after.descriptors, "{service}: open descriptors by thread");
+        assert!(
+            after.rss <= before.rss + RSS_SLACK_BYTES,
+            "{service}: {} B, then {} B",
+            before.rss,
+            after.rss
+        );
+    }
+}
+
+struct Size {
+    rss: u64,
+    descriptors: Vec<(String, usize)>,
+}
+
+/// Waits until all tables are empty, then measures the three processes.
+async fn measure(system: &System) -> Vec<Size> {
+    let controller = system.controller().await;
+    eventually("all tables are empty", Duration::from_secs(10), async || {
+        let sessions = controller.sessions().await.unwrap();
+        let stats = system.nodes[0].stats().unwrap();
+        let sizes = (sessions, stats["connections"].clone(), stats["users"].clone(), stats["rooms"].clone());
+        if sizes == (0, 0.into(), 0.into(), 0.into()) { Ok(()) } else { Err(sizes) }
+    })
+    .await;
+    drop(controller);
+    let mut sizes = Vec::new();
+    for service in [&system.nodes[0], &system.control, &system.push] {
+        let pid = service.process.pid();
+        // Connections of the questions above are closed a moment later.
+        let mut last = Vec::new();
+        let descriptors = eventually("the descriptors have settled", Duration::from_secs(10), async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let now = procfs::descriptors_by_thread(pid).unwrap();
+            if std::mem::replace(&mut last, now.clone()) == now { Ok(now) } else { Err("they change") }
+        })
+        .await;
+        sizes.push(Size { rss: procfs::rss_bytes(pid).unwrap(), descriptors });
+    }
+    sizes
+}
+
+fn churn(system: &System, leave: Leave, rounds: usize) {
+    let plan =
+        FleetPlan::new(system.nodes[0].http, rounds, "churn", |number| format!("room-{}", number % ROOMS));
+    let fleet = Fleet::connect(plan.rate(20_000.0).leaving(leave, AT_A_TIME)).unwrap();
+    let totals = fleet.run_until(Duration::from_secs(120), |totals| totals.over() == rounds).unwrap();
+    assert_eq!(
+        (totals.joined, totals.left),
+        (rounds, rounds),
+        "{leave:?}: {:?}",
+        fleet.report().unwrap().endings()
+    );
+}

@@ -1,0 +1,122 @@
+//! Promise: one node of its own process holds 10,000 joined connections in under 600 bytes each; a push to a room
+//! of 100 has its last receiver within 10 ms, a push to a user within 5 ms (p99, from the intended time), a
+//! broadcast is written to all 10,000; nothing is lost or doubled.
+#![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
+
+use std::time::Duration;
+
+use loadgen::{Fleet, FleetPlan, PublishPlan, PublishReport, Target, Via};
+use ringcast_proto::pubsub::Outcomes;
+use ringcast_tests::{System, SystemPlan, alone, procfs};
+
+const CLIENTS: usize = 10_000;
+const ROOM: usize = 100;
+const STEPS: usize = 4;
+const ROOM_PUSHES: u64 = 1_000;
+const USER_PUSHES: u64 = 4_000;
+const BROADCASTS: u64 = 5;
+const USERS_PUSHED_TO: usize = 1_000;
+
+const ROOM_STREAM: u32 = 1;
+const BROADCAST_STREAM: u32 = 2;
+const FIRST_USER_STREAM: u32 = 1_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_connections_on_one_node() {
+    let _alone = alone();
+    let system = System::start(SystemPlan::nodes(1)).await;
+    let (fleets, slope) = join_all(&system);
+    println!("figure: {CLIENTS} joined connections, {slope:.0} B of node RSS each");
+
+    let publisher = system.publisher().await;
+    let room = Target::Room { room: "room-7".into(), exclude: Vec::new() };
+    let pushed = publisher.publish(PublishPlan::to(room, ROOM_STREAM, ROOM_PUSHES, 50.0)).await.unwrap();
+    assert_all_written(&pushed, ROOM_PUSHES * ROOM as u64);
+    println!("figure: room push to {ROOM}: generator's lag {}", pushed.lag);
+
+    let users = (0..USERS_PUSHED_TO).map(|number| format!("s0-{number}")).collect();
+    let plan = PublishPlan::to_users(users, FIRST_USER_STREAM, USER_PUSHES, 200.0);
+    let pushed = publisher.publish(plan).await.unwrap();
+    assert_all_written(&pushed, USER_PUSHES);
+    println!("figure: user push: answered {}; generator's lag {}", pushed.answered, pushed.lag);
+
+    let plan =
+        PublishPlan::to(Target::All, BROADCAST_STREAM, BROADCASTS, 0.5).deadline_ms(10_000).via(Via::Unary);
+    let pushed = publisher.publish(plan).await.unwrap();
+    assert_all_written(&pushed, BROADCASTS * CLIENTS as u64);
+
+    assert_received(&fleets);
+    assert!(slope < 600.0, "{slope:.0} B of RSS a connection");
+}
+
+/// Opens all connections in steps; returns the fleets and the slope of the node's RSS in bytes a connection.
+fn join_all(system: &System) -> (Vec<Fleet>, f64) {
+    let node = &system.nodes[0];
+    let mut fleets = Vec::new();
+    let mut points = vec![(0.0, procfs::rss_bytes(node.process.pid()).unwrap() as f64)];
+    for step in 0..STEPS {
+        let first = step * CLIENTS / STEPS;
+        let plan = FleetPlan::new(node.http, CLIENTS / STEPS, &format!("s{step}-"), move |number| {
+            format!("room-{}", (first + number) / ROOM)
+        });
+        let fleet = Fleet::connect(plan).unwrap();
+        fleet.run_until(Duration::from_secs(30), |totals| totals.live == CLIENTS / STEPS).unwrap();
+        fleets.push(fleet);
+        points
+            .push(((first + CLIENTS / STEPS) as f64, procfs::rss_bytes(node.process.pid()).unwrap() as f64));
+        println!("figure: {} connections, node RSS {} KiB", points[step + 1].0, points[step + 1].1 / 1024.0);
+    }
+    (fleets, slope(&points))
+}
+
+/// The slope of the straight line that fits best.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean =
+        points.iter().fold((0.0, 0.0), |mean, point| (mean.0 + point.0 / count, mean.1 + point.1 / count));
+    let (over, under) = points.iter().fold((0.0, 0.0), |(over, under), (x, y)| {
+        (over + (x - mean.0) * (y - mean.1), under + (x - mean.0).powi(2))
+    });
+    over / under
+}
+
+fn assert_all_written(pushed: &PublishReport, deliveries: u64) {
+    assert_eq!(pushed.refused(), 0);
+    let expected = Outcomes { members: deliveries, written: deliveries, ..Outcomes::default() };
+    assert_eq!(pushed.outcomes(), expected);
+}
+
+fn assert_received(fleets: &[Fleet]) {
+    let deliveries = ROOM_PUSHES * ROOM as u64 + USER_PUSHES + BROADCASTS * CLIENTS as u64;
+    let received = |fleet: &Fleet| fleet.totals().received;
+    // What is written may still be on its way through the client's own socket.
+    for _ in 0..500 {
+        if fleets.iter().map(received).sum::<u64>() >= deliveries {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let reports: Vec<_> = fleets.iter().map(|fleet| fleet.report().unwrap()).collect();
+    assert_eq!(reports.iter().map(|report| report.totals.received).sum::<u64>(), deliveries);
+    for report in &reports {
+        assert_eq!(report.disorder(), (0, 0), "doubled or out of order");
+        assert_eq!(report.totals.live, CLIENTS / STEPS);
+        assert!(
+            report.connections.iter().all(|member| member.stream(BROADCAST_STREAM).lost(BROADCASTS) == 0)
+        );
+    }
+    let mut join = reports[0].join.clone();
+    reports[1..].iter().for_each(|report| join.merge(&report.join));
+    println!("figure: connect and join: {join}");
+
+    let room = reports[0].last_receiver(ROOM_STREAM..ROOM_STREAM + 1);
+    println!("figure: room push to {ROOM}, last receiver: {room}");
+    let user = reports[0].last_receiver(FIRST_USER_STREAM..u32::MAX);
+    println!("figure: user push, received: {user}");
+    for report in &reports {
+        println!("figure: broadcast, last of {} receivers: {}", CLIENTS / STEPS, report.last_receiver(2..3));
+    }
+    assert_eq!((room.count(), user.count()), (ROOM_PUSHES, USER_PUSHES));
+    assert!(room.percentile_ms(99.0) < 10.0, "room push: {room}");
+    assert!(user.percentile_ms(99.0) < 5.0, "user push: {user}");
+}
