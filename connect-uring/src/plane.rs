@@ -11,7 +11,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::str::FromStr;
 
 use connect_core::Write;
 use ringcast_proto::SessionId;
@@ -73,29 +72,13 @@ impl fmt::Display for Driver {
     }
 }
 
-/// Which driver is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum DriverChoice {
-    /// io_uring where the kernel gives it, else epoll.
-    #[default]
-    Auto,
-    /// io_uring, or no start.
-    IoUring,
-    /// epoll.
-    Epoll,
-}
-
-impl FromStr for DriverChoice {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "io_uring" => Ok(Self::IoUring),
-            "epoll" => Ok(Self::Epoll),
-            _ => Err("give auto, io_uring or epoll"),
-        }
-    }
+/// What one call received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Bytes; 0 is the end of the peer's stream.
+    pub(crate) bytes: usize,
+    /// There may be more. Otherwise the next bytes, or the end, will be told.
+    pub(crate) more: bool,
 }
 
 /// What a plane counts.
@@ -135,9 +118,9 @@ pub(crate) trait Plane {
     /// When the slot is in use: its [`PlaneEvent::Gone`] is not out yet.
     fn register(&mut self, session: SessionId, socket: OwnedFd);
 
-    /// Receives what is there. `Ok(0)` is the end of the peer's stream; `WouldBlock` means that all has been
-    /// received, and the next bytes will be told by [`PlaneEvent::Readable`].
-    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Receives what is there. `WouldBlock` means that all has been received, and the next bytes will be told by
+    /// [`PlaneEvent::Readable`].
+    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<Received>;
 
     /// Begins a write, answered by one [`PlaneEvent::Wrote`].
     ///
@@ -172,19 +155,35 @@ pub(crate) trait Plane {
     fn counters(&self) -> PlaneCounters;
 }
 
-/// `recv(2)` without waiting, tried again when a signal interrupts it.
-pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        // SAFETY: the buffer lives through the call and the kernel writes no more than its length.
-        let received = unsafe {
-            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-        };
-        if received >= 0 {
-            return Ok(received as usize);
+/// What a plane knows of the receiving side of a socket.
+#[derive(Debug, Default)]
+pub(crate) struct Receiving {
+    /// The peer's end was received.
+    pub(crate) ended: bool,
+    /// The last event told of an end or an error behind the bytes.
+    pub(crate) end_told: bool,
+}
+
+impl Receiving {
+    /// `recv(2)` without waiting, tried again when a signal interrupts it. A buffer that was not filled has taken
+    /// everything: bytes that come later are told by another event.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+        if self.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        loop {
+            // SAFETY: the buffer lives through the call and the kernel writes no more than its length.
+            let result = unsafe {
+                libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+            };
+            if let Ok(bytes) = usize::try_from(result) {
+                self.ended = bytes == 0;
+                return Ok(Received { bytes, more: !self.ended && (bytes == buffer.len() || self.end_told) });
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use connect_core::Write;
 use ringcast_proto::{SessionId, ShardId};
 use socket2::SockRef;
 
-use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, receive_now, shut_down};
+use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, Received, Receiving, shut_down};
 use crate::socket_table::SocketTable;
 
 /// Events that one call of the kernel gives at most.
@@ -25,8 +25,7 @@ const EVENTS_PER_WAIT: usize = 1024;
 struct Socket {
     /// The write under way.
     write: Option<Box<Progress>>,
-    /// The peer has ended its stream.
-    received_end: bool,
+    receiving: Receiving,
 }
 
 /// A write, and how many of its bytes the kernel took.
@@ -96,11 +95,12 @@ impl EpollPlane {
         let writable = libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP;
         let write = if mask & writable as u32 != 0 { socket.write.take() } else { None };
         let has = |flags: i32| mask & flags as u32 != 0;
-        if socket.received_end {
+        if socket.receiving.ended {
             if has(libc::EPOLLERR) {
                 self.events.push(PlaneEvent::Broken { session });
             }
         } else if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
+            socket.receiving.end_told |= has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR);
             self.events.push(PlaneEvent::Readable { session });
         }
         if let Some(progress) = write {
@@ -154,19 +154,12 @@ impl Plane for EpollPlane {
         }
     }
 
-    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<Received> {
         let Some((fd, socket)) = self.sockets.get(session) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        if socket.received_end {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
         self.counters.receives += 1;
-        let received = receive_now(fd, buffer);
-        if matches!(received, Ok(0)) {
-            socket.received_end = true;
-        }
-        received
+        socket.receiving.receive(fd, buffer)
     }
 
     fn send(&mut self, session: SessionId, write: Write) {

@@ -18,7 +18,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use ringcast_proto::{SessionId, ShardId};
 
 use crate::event_fd::EventFd;
-use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, receive_now, shut_down};
+use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, Received, Receiving, shut_down};
 use crate::socket_table::SocketTable;
 
 /// Submissions that fit the ring; a fan-out to more sessions enters the kernel once for each so many.
@@ -59,8 +59,7 @@ struct Socket {
     write: Option<std::num::NonZeroU32>,
     /// A poll is with the kernel: its last completion is still to come.
     polled: bool,
-    /// The peer has ended its stream.
-    received_end: bool,
+    receiving: Receiving,
     /// Ended by us: the last completion closes it.
     ending: bool,
 }
@@ -206,6 +205,10 @@ impl UringPlane {
             || submission.cq_overflow()
     }
 
+    fn has_work(&mut self) -> bool {
+        !self.events.is_empty() || self.needs_enter() || !self.ring.completion().is_empty()
+    }
+
     fn take_completions(&mut self, events: &mut Vec<PlaneEvent>) {
         let mut completions = std::mem::take(&mut self.completions);
         let queue = self.ring.completion();
@@ -238,9 +241,10 @@ impl UringPlane {
             return;
         }
         let error = result < 0 || result & i32::from(libc::POLLNVAL) != 0;
-        if error || socket.received_end && result & i32::from(libc::POLLERR) != 0 {
+        if error || socket.receiving.ended && result & i32::from(libc::POLLERR) != 0 {
             events.push(PlaneEvent::Broken { session });
-        } else if !socket.received_end {
+        } else if !socket.receiving.ended {
+            socket.receiving.end_told |= result & i32::from(ENDS) != 0;
             events.push(PlaneEvent::Readable { session });
         }
         if last && !error {
@@ -288,6 +292,9 @@ impl UringPlane {
         std::num::NonZeroU32::MIN.saturating_add(at)
     }
 }
+
+/// What tells that the peer's stream ends behind the bytes that are there.
+const ENDS: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
 
 fn build_ring(entries: u32, completions: u32) -> io::Result<IoUring> {
     IoUring::builder()
@@ -346,19 +353,15 @@ impl Plane for UringPlane {
         self.push(poll_entry(fd, session));
     }
 
-    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive(&mut self, session: SessionId, buffer: &mut [u8]) -> io::Result<Received> {
         let Some((fd, socket)) = self.sockets.get(session) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        if socket.ending || socket.received_end {
+        if socket.ending {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.counters.receives += 1;
-        let received = receive_now(fd, buffer);
-        if matches!(received, Ok(0)) {
-            socket.received_end = true;
-        }
-        received
+        socket.receiving.receive(fd, buffer)
     }
 
     fn send(&mut self, session: SessionId, write: Write) {
