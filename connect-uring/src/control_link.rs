@@ -353,3 +353,6 @@ impl Stream for Outbound {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).poll_next(self.link, context)
     }
 }
+
+#[cfg(test)]
+mod tests;

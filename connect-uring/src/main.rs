@@ -1,2 +1,82 @@
-//! See the crate description.
-fn main() {}
+//! The connect node as a process of its own: settings, start, signals, exit code.
+//!
+//! Owns: the boot order and what a signal does. Must not: know how a node works. Talks to: `connect_uring`.
+
+use std::process::ExitCode;
+
+use connect_uring::{Args, Drainer, Settings};
+use settings::SettingError;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args: Args = settings::parse_or_exit();
+    let settings = read(&args).unwrap_or_else(|error| settings::exit_with(&error));
+    args.common().end_if_checking();
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<SettingError>() {
+            Some(error) => settings::exit_with(error),
+            None => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn read(args: &Args) -> Result<Settings, SettingError> {
+    settings::init_logs(args.common().log_format)?;
+    let file = args.common().load(true)?;
+    settings::refuse_cluster_stores(&file)?;
+    args.settings(&file)
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let nodes = connect_uring::start(vec![settings])?;
+    for node in &nodes {
+        tracing::info!(http = %node.http_addr, grpc = %node.grpc_addr, metrics = %node.metrics_addr, "serving");
+    }
+    let drainers = nodes.iter().map(connect_uring::Node::drainer).collect();
+    // Only now: handlers write to a descriptor, and a shard that starts later would keep a copy of it.
+    let mut signals = Signals::install()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.obey(drainers))?;
+    nodes.into_iter().try_for_each(connect_uring::Node::wait)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(entered);
+        Ok(Self { runtime, terminate, interrupt })
+    }
+
+    /// The first signal begins the planned stop, the second one ends the process at once.
+    fn obey(&mut self, drainers: Vec<Drainer>) {
+        self.next();
+        drainers.iter().for_each(Drainer::drain);
+        let second = self.next();
+        std::process::exit(128 + second.as_raw_value());
+    }
+
+    fn next(&mut self) -> SignalKind {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+            }
+        })
+    }
+}

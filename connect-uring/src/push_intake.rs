@@ -278,3 +278,6 @@ impl Drop for Outcomes {
         self.intake.gone.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

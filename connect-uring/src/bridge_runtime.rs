@@ -1,0 +1,221 @@
+//! The bridge's thread: one tokio runtime with the gRPC server, the controller's link, the metrics server, and the
+//! reading ends of all lanes.
+//!
+//! Owns: what runs on that thread, from its listeners to its last task. Must not: touch a socket of a client.
+//! Talks to: `node`, which starts it and asks it to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use prometheus::Registry;
+use ringcast_proto::pubsub::connect_node_service_server::ConnectNodeServiceServer;
+use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
+use ringcast_proto::{DESCRIPTORS, MAX_GRPC_MESSAGE_BYTES, limited_server};
+use settings::SettingError;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
+
+use crate::bridge::{AsyncBridgeEnd, ShardHandle, ToShard, ToShardLane};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::control_link::{ControlLink, LinkParts};
+use crate::drain::{Drain, ShardThreads};
+use crate::http::NodeStatus;
+use crate::hub::Hub;
+use crate::metrics::{self, BridgeMetrics};
+use crate::push_intake::{IntakeParts, PushIntake};
+use crate::shard_metrics::ShardCollector;
+
+/// What the thread is started with.
+pub(crate) struct BridgeParts {
+    /// The node's settings.
+    pub(crate) settings: Settings,
+    /// Which start of the node this is.
+    pub(crate) incarnation: u64,
+    /// The clock that the shards go by, too.
+    pub(crate) clock: Clock,
+    /// The node as a whole.
+    pub(crate) status: Arc<NodeStatus>,
+    /// The lanes of all shards.
+    pub(crate) shards: Vec<ShardHandle>,
+    /// Their threads.
+    pub(crate) threads: ShardThreads,
+    /// Asks for the planned stop.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Where the bridge listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BridgeAddresses {
+    /// For push managers.
+    pub(crate) grpc: SocketAddr,
+    /// For `/metrics`.
+    pub(crate) metrics: SocketAddr,
+}
+
+/// How long the servers may take to send their last bytes.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Runs the bridge until the node has stopped; `ready` is called once it serves. However it ends, the shards have
+/// ended too.
+pub(crate) fn run(mut parts: BridgeParts, ready: impl FnOnce(BridgeAddresses)) -> anyhow::Result<()> {
+    let lanes: Vec<Arc<ToShardLane>> = parts.shards.iter().map(|shard| Arc::clone(&shard.to_shard)).collect();
+    let mut threads = std::mem::take(&mut parts.threads);
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the bridge's runtime")
+        .and_then(|runtime| runtime.block_on(serve(parts, &mut threads, ready)));
+    // Where the start failed, nobody has stopped the shards yet.
+    for lane in &lanes {
+        let taken = lane.push(ToShard::Stop);
+        debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+    result
+}
+
+/// Serves until a stop is asked for or something ends that must not.
+async fn serve(
+    parts: BridgeParts,
+    threads: &mut ShardThreads,
+    ready: impl FnOnce(BridgeAddresses),
+) -> anyhow::Result<()> {
+    let settings = &parts.settings;
+    let grpc = listen("GRPC_PORT", settings, settings.grpc_port).await?;
+    let metrics_port = listen("METRICS_PORT", settings, settings.metrics_port).await?;
+    let addresses = BridgeAddresses { grpc: grpc.local_addr()?, metrics: metrics_port.local_addr()? };
+
+    let registry = Registry::new();
+    let counts = BridgeMetrics::register(&registry)?;
+    registry.register(Box::new(ShardCollector::new(Arc::clone(&parts.status))?))?;
+    metrics::register_constants(&registry, parts.status.driver(), settings.process_metrics)?;
+
+    let (lanes, ends) = split(parts.shards)?;
+    let intake = PushIntake::new(IntakeParts {
+        welcome: DeliverWelcome {
+            node_id: settings.node_id.as_str().to_owned(),
+            incarnation: parts.incarnation,
+        },
+        max_payload_bytes: settings.push_payload_bytes,
+        shards: lanes.clone(),
+        clock: parts.clock,
+        metrics: counts.clone(),
+    });
+    let link = ControlLink::new(LinkParts {
+        register: registration(settings, parts.incarnation, addresses.grpc, parts.status.driver()),
+        controller: settings.controller_address.clone(),
+        shards: lanes.clone(),
+        status: Arc::clone(&parts.status),
+        metrics: counts,
+    });
+    let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&parts.status));
+    let drained = hub.drained();
+
+    let end = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    let health = serve_grpc(&mut servers, grpc, intake.clone(), end.clone())?;
+    let serving = metrics::serve(metrics_port, registry, end.clone());
+    servers.spawn(async { serving.await.context("the metrics server") });
+    let mut listening = JoinSet::new();
+    for (shard, lane) in ends.into_iter().enumerate() {
+        listening.spawn(hub.clone().listen(shard, lane));
+    }
+    let mut link_task = tokio::spawn(link.clone().run());
+    ready(addresses);
+
+    let drain = Drain { shards: lanes, drained, status: parts.status, health, link, intake };
+    let result = tokio::select! {
+        () = parts.stop.cancelled() => {
+            drain.run(settings.drain, std::mem::take(threads)).await;
+            Ok(())
+        }
+        linked = &mut link_task => {
+            drain.end(std::mem::take(threads)).await;
+            linked.context("the controller's link")?.map_err(anyhow::Error::from)
+        }
+        Some(ended) = servers.join_next() => {
+            drain.end(std::mem::take(threads)).await;
+            ended.context("a server of the bridge")?.and_then(|()| Err(anyhow!("a server ended by itself")))
+        }
+        Some(ended) = listening.join_next() => {
+            drain.end(std::mem::take(threads)).await;
+            ended.context("the lane of a shard")?.map_err(anyhow::Error::from)
+        }
+    };
+    end.cancel();
+    let ended = async { while servers.join_next().await.is_some() {} };
+    if timeout(LAST_BYTES, ended).await.is_err() {
+        tracing::debug!("a connection to the node's servers was cut");
+    }
+    result
+}
+
+/// The lanes to the shards, and the reading ends from them.
+fn split(shards: Vec<ShardHandle>) -> std::io::Result<(Vec<Arc<ToShardLane>>, Vec<AsyncBridgeEnd>)> {
+    let mut lanes = Vec::with_capacity(shards.len());
+    let mut ends = Vec::with_capacity(shards.len());
+    for shard in shards {
+        lanes.push(shard.to_shard);
+        ends.push(shard.from_shard.into_async()?);
+    }
+    Ok((lanes, ends))
+}
+
+async fn listen(key: &str, settings: &Settings, port: u16) -> Result<TcpListener, SettingError> {
+    let address = SocketAddr::new(settings.bind, port);
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| SettingError::new(key, port, format!("cannot listen on {address}: {error}")))
+}
+
+/// What the node says of itself to the controller.
+fn registration(settings: &Settings, incarnation: u64, grpc: SocketAddr, driver: &str) -> NodeRegister {
+    let reachable =
+        if grpc.ip().is_unspecified() { format!("127.0.0.1:{}", grpc.port()) } else { grpc.to_string() };
+    NodeRegister {
+        node_id: settings.node_id.as_str().to_owned(),
+        incarnation,
+        grpc_address: settings.node_addr.clone().unwrap_or(reachable),
+        public_ws_url: settings.public_ws_url.clone(),
+        capacity: u64::from(settings.max_connections),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        driver: driver.to_owned(),
+    }
+}
+
+/// Serves Deliver, health and reflection; gives the handle that says whether the node is healthy.
+fn serve_grpc(
+    servers: &mut JoinSet<anyhow::Result<()>>,
+    listener: TcpListener,
+    intake: PushIntake,
+    end: CancellationToken,
+) -> anyhow::Result<HealthReporter> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let deliver = ConnectNodeServiceServer::new(intake)
+        .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let server = limited_server()
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(deliver);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    servers.spawn(async move {
+        server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.context("the gRPC server")
+    });
+    Ok(reporter)
+}

@@ -1,0 +1,294 @@
+use super::*;
+use crate::fake_shards::{FakeNode, FakeShard, PATIENCE, session};
+use connect_core::SessionInfo;
+use ringcast_proto::UserId;
+use ringcast_proto::pubsub::node_link_service_server::{NodeLinkService, NodeLinkServiceServer};
+use ringcast_proto::pubsub::node_message::Message as Said;
+use ringcast_proto::pubsub::session_event::Event;
+use ringcast_proto::pubsub::{
+    BatchTaken, ControllerHeartbeat, JoinAnswer, NodeRegistered, SessionBatch, SessionRooms,
+};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response};
+
+type Answers = mpsc::Sender<Result<ControllerMessage, Status>>;
+
+/// A link, as the fake controller has it.
+struct Link {
+    inbound: Streaming<NodeMessage>,
+    answers: Answers,
+}
+
+/// A controller that hands every link to the test.
+struct FakeController {
+    links: mpsc::Sender<Link>,
+}
+
+#[tonic::async_trait]
+impl NodeLinkService for FakeController {
+    type LinkStream = ReceiverStream<Result<ControllerMessage, Status>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let (answers, outgoing) = mpsc::channel(64);
+        let link = Link { inbound: request.into_inner(), answers };
+        self.links.send(link).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+async fn controller() -> (String, mpsc::Receiver<Link>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, links) = mpsc::channel(4);
+    let service = NodeLinkServiceServer::new(FakeController { links: sender });
+    let server = ringcast_proto::limited_server().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    (address, links)
+}
+
+impl Link {
+    /// What the node says next, heartbeats left out; `None` at the end.
+    async fn next(&mut self) -> Option<Said> {
+        loop {
+            let message = timeout(PATIENCE, self.inbound.message()).await.expect("the node says nothing");
+            match message.unwrap()?.message {
+                Some(Said::Heartbeat(_)) => {}
+                message => return message,
+            }
+        }
+    }
+
+    async fn batch(&mut self) -> SessionBatch {
+        match self.next().await {
+            Some(Said::Batch(batch)) => batch,
+            other => panic!("no batch but {other:?}"),
+        }
+    }
+
+    async fn answer(&self, message: Message) {
+        self.answers.send(Ok(ControllerMessage { message: Some(message) })).await.unwrap();
+    }
+
+    async fn take(&self, number: u64) {
+        self.answer(Message::BatchTaken(BatchTaken { number })).await;
+    }
+
+    /// The next link, up to its registration and the shards' being asked.
+    async fn accept(links: &mut mpsc::Receiver<Self>, shards: &mut [FakeShard]) -> Self {
+        let mut link = timeout(PATIENCE, links.recv()).await.expect("no link").unwrap();
+        match link.next().await {
+            Some(Said::Register(register)) => assert_eq!(register.node_id, "node-1"),
+            other => panic!("no registration but {other:?}"),
+        }
+        let registered = NodeRegistered { controller_id: "controller".to_owned(), lease_ms: 10_000 };
+        link.answer(Message::Registered(registered)).await;
+        for shard in shards {
+            assert!(matches!(shard.next().await, ToShard::ControllerReachable(true)));
+            assert!(matches!(shard.next().await, ToShard::Snapshot));
+        }
+        link
+    }
+
+    /// Reads snapshot parts up to the last; gives the sessions' ids in order.
+    async fn snapshot(&mut self) -> Vec<u64> {
+        let mut sessions = Vec::new();
+        loop {
+            match self.next().await {
+                Some(Said::Snapshot(part)) => {
+                    sessions.extend(part.sessions.iter().map(|session| session.session_id));
+                    if part.last {
+                        sessions.sort_unstable();
+                        return sessions;
+                    }
+                }
+                other => panic!("no snapshot but {other:?}"),
+            }
+        }
+    }
+}
+
+fn info(shard: u16, slot: u32) -> SessionInfo {
+    SessionInfo {
+        session: session(shard, slot),
+        user: UserId::new(&format!("user-{shard}-{slot}")).unwrap(),
+        user_name: "name".to_owned(),
+        rooms: vec![RoomId::new("room").unwrap()],
+        metadata: vec![("device".to_owned(), "phone".to_owned())],
+        connected_unix_ms: 12_000,
+    }
+}
+
+fn join(shard: u16, slot: u32) -> ControlEvent {
+    ControlEvent::Join { session: info(shard, slot), probe: false }
+}
+
+fn snapshot(sessions: Vec<SessionInfo>) -> ControlEvent {
+    ControlEvent::Snapshot { sessions, last: true }
+}
+
+/// A node of two shards with an empty snapshot behind it.
+async fn linked() -> (FakeNode, Link, mpsc::Receiver<Link>) {
+    let (address, mut links) = controller().await;
+    let mut node = FakeNode::start(2, &address);
+    tokio::spawn(node.link.clone().run());
+    let mut link = Link::accept(&mut links, &mut node.shards).await;
+    for shard in &node.shards {
+        shard.say_control([snapshot(Vec::new())]);
+    }
+    assert!(link.snapshot().await.is_empty());
+    (node, link, links)
+}
+
+#[tokio::test]
+async fn a_join_goes_out_in_a_batch_and_its_answer_reaches_its_shard() {
+    let (mut node, mut link, _links) = linked().await;
+    node.shards[1].say_control([join(1, 5)]);
+    let batch = link.batch().await;
+    assert_eq!((batch.number, batch.events.len()), (1, 1));
+    let Some(Event::Join(asked)) = &batch.events[0].event else { panic!("no join: {batch:?}") };
+    let asked = asked.session.as_ref().unwrap();
+    assert_eq!((asked.user_id.as_str(), asked.room_ids.as_slice()), ("user-1-5", &["room".to_owned()][..]));
+    assert_eq!((asked.connected_at, asked.metadata["device"].as_str()), (12, "phone"));
+    link.take(1).await;
+    let decision = pubsub::JoinDecision::RoomFull as i32;
+    let answer = JoinAnswer { session_id: asked.session_id, decision, message: String::new() };
+    // An answer for a shard that there is not is nobody's.
+    let nobody = JoinAnswer { session_id: session(9, 1).as_u64(), ..answer.clone() };
+    link.answer(Message::JoinAnswers(JoinAnswers { answers: vec![nobody, answer] })).await;
+    match node.shards[1].next().await {
+        ToShard::JoinAnswered { session: answered, decision } => {
+            assert_eq!((answered, decision), (session(1, 5), JoinDecision::RoomFull));
+        }
+        other => panic!("no answer but {other:?}"),
+    }
+    assert!(node.shards[0].told().is_empty());
+}
+
+#[tokio::test]
+async fn unacknowledged_batches_are_few_and_what_waits_shares_one() {
+    let (node, mut link, _links) = linked().await;
+    for slot in 0..4 {
+        node.shards[0].say_control([join(0, slot)]);
+        assert_eq!(link.batch().await.number, u64::from(slot) + 1);
+    }
+    node.shards[0].say_control((4..2000).map(|slot| join(0, slot)));
+    // The fifth has to wait for a word on the first.
+    link.take(1).await;
+    let batch = link.batch().await;
+    assert_eq!((batch.number, batch.events.len()), (5, 1024));
+    link.take(5).await;
+    assert_eq!(link.batch().await.events.len(), 2000 - 4 - 1024);
+}
+
+#[tokio::test]
+async fn a_new_link_begins_with_a_snapshot_and_events_from_before_it_are_left_out() {
+    let (mut node, mut link, mut links) = linked().await;
+    node.shards[0].say_control([join(0, 1)]);
+    link.batch().await;
+    drop(link);
+    for shard in &mut node.shards {
+        assert!(matches!(shard.next().await, ToShard::ControllerReachable(false)));
+    }
+    node.shards[0].say_control([ControlEvent::End { session: session(0, 8) }]);
+    let mut link = Link::accept(&mut links, &mut node.shards).await;
+    // Said before the shard came to its snapshot, which contains it.
+    node.shards[0].say_control([ControlEvent::End { session: session(0, 9) }]);
+    let (first, second) = (vec![info(0, 2), info(0, 3)], vec![info(0, 4)]);
+    node.shards[0].say_control([
+        ControlEvent::Snapshot { sessions: first, last: false },
+        snapshot(second),
+        join(0, 1),
+    ]);
+    node.shards[1].say_control([snapshot(vec![info(1, 1)])]);
+    let expected =
+        [session(0, 2), session(0, 3), session(0, 4), session(1, 1)].map(|session| session.as_u64());
+    assert_eq!(link.snapshot().await, expected);
+    // The open join came again, as the first event of the first batch.
+    let batch = link.batch().await;
+    assert_eq!((batch.number, batch.events.len()), (1, 1));
+    assert!(matches!(&batch.events[0].event, Some(Event::Join(_))));
+}
+
+#[tokio::test]
+async fn a_command_goes_to_the_shards_that_have_its_sessions_and_is_answered_once() {
+    let (mut node, mut link, _links) = linked().await;
+    let sessions = vec![session(0, 1), session(1, 1), session(1, 2)];
+    let rooms = SessionRooms {
+        session_ids: sessions.iter().map(|session| session.as_u64()).collect(),
+        room_id: "other".to_owned(),
+    };
+    let command = SessionCommand { command_id: 3, command: Some(Command::AddRoom(rooms)) };
+    link.answer(Message::Command(command)).await;
+    for (shard, expected) in node.shards.iter_mut().zip([&sessions[..1], &sessions[1..]]) {
+        match shard.next().await {
+            ToShard::ChangeRooms { command: 3, sessions, room, add: true } => {
+                assert_eq!((sessions.as_slice(), room.as_str()), (expected, "other"));
+            }
+            other => panic!("no command but {other:?}"),
+        }
+    }
+    node.shards[1].say_control([ControlEvent::RoomsChanged { command: 3, sessions: vec![session(1, 2)] }]);
+    node.shards[0].say_control([ControlEvent::RoomsChanged { command: 3, sessions: vec![session(0, 1)] }]);
+    match link.next().await {
+        Some(Said::CommandResult(mut result)) => {
+            result.session_ids.sort_unstable();
+            let expected = [session(0, 1), session(1, 2)].map(|session| session.as_u64());
+            assert_eq!((result.command_id, result.session_ids.as_slice()), (3, &expected[..]));
+        }
+        other => panic!("no result but {other:?}"),
+    }
+    // Nobody to ask: answered at once.
+    let rooms = SessionRooms { session_ids: Vec::new(), room_id: "other".to_owned() };
+    let command = SessionCommand { command_id: 4, command: Some(Command::RemoveRoom(rooms)) };
+    link.answer(Message::Command(command)).await;
+    assert!(matches!(link.next().await, Some(Said::CommandResult(result)) if result.command_id == 4));
+}
+
+#[tokio::test]
+async fn a_controller_that_is_silent_is_given_up() {
+    let (mut node, link, mut links) = linked().await;
+    link.answer(Message::Heartbeat(ControllerHeartbeat {})).await;
+    let second = timeout(Duration::from_secs(60), links.recv()).await;
+    assert!(second.expect("the silent controller was kept").is_some());
+    assert!(matches!(node.shards[0].next().await, ToShard::ControllerReachable(false)));
+}
+
+#[tokio::test]
+async fn an_id_that_stays_taken_ends_the_node_and_only_after_a_lease() {
+    let (address, mut links) = controller().await;
+    let node = FakeNode::start(1, &address);
+    let began = Instant::now();
+    let running = tokio::spawn(node.link.clone().run());
+    tokio::spawn(async move {
+        while let Some(link) = links.recv().await {
+            // The node may have gone already.
+            let _ = link.answers.send(Err(Status::already_exists("node-1 is alive"))).await;
+        }
+    });
+    let error = running.await.unwrap().unwrap_err().to_string();
+    assert!(error.starts_with("NODE_ID = node-1: another live node has this id"), "{error}");
+    assert!(began.elapsed() >= Duration::from_secs(12) && began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_says_so_last() {
+    let (node, mut link, _links) = linked().await;
+    node.shards[0].say_control([ControlEvent::End { session: session(0, 1) }]);
+    node.status.set_draining();
+    let leaving = node.link.clone();
+    let left = tokio::spawn(async move { leaving.leave().await });
+    let mut last = link.next().await;
+    if let Some(Said::Batch(_)) = last {
+        last = link.next().await;
+    }
+    assert!(matches!(last, Some(Said::Deregister(_))), "{last:?}");
+    assert!(link.next().await.is_none());
+    drop(link);
+    timeout(PATIENCE, left).await.expect("the link is not over").unwrap();
+}

@@ -1,0 +1,126 @@
+//! Shards that are nothing but their ends of the lanes, for the tests of the bridge.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use connect_core::{ControlEvent, Counts, Report};
+use prometheus::Registry;
+use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
+use ringcast_proto::{SessionId, ShardId};
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use crate::bridge::{self, FromShard, ShardEnd, ShardHandle, ToShard, ToShardLane};
+use crate::clock::Clock;
+use crate::control_link::{ControlLink, LinkParts};
+use crate::http::NodeStatus;
+use crate::hub::Hub;
+use crate::metrics::BridgeMetrics;
+use crate::push_intake::{IntakeParts, PushIntake};
+
+/// The longest that a test waits for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A shard's end of its lanes.
+pub(crate) struct FakeShard {
+    end: ShardEnd,
+    waiting: VecDeque<ToShard>,
+}
+
+impl FakeShard {
+    /// What the shard is told next.
+    pub(crate) async fn next(&mut self) -> ToShard {
+        let told = timeout(PATIENCE, self.wait()).await;
+        told.expect("the shard is told nothing")
+    }
+
+    async fn wait(&mut self) -> ToShard {
+        let event = AsyncFd::new(self.end.to_shard.event().as_raw_fd()).expect("an eventfd polls");
+        loop {
+            if let Some(item) = self.waiting.pop_front() {
+                return item;
+            }
+            self.end.to_shard.drain_into(&mut self.waiting);
+            if self.waiting.is_empty() && self.end.to_shard.may_sleep() {
+                let mut ready = event.readable().await.expect("an eventfd polls");
+                self.end.to_shard.event().clear();
+                ready.clear_ready();
+            }
+        }
+    }
+
+    /// What waits for the shard now.
+    pub(crate) fn told(&mut self) -> Vec<ToShard> {
+        self.end.to_shard.drain_into(&mut self.waiting);
+        self.waiting.drain(..).collect()
+    }
+
+    /// The shard says something.
+    pub(crate) fn say(&self, words: impl IntoIterator<Item = FromShard>) {
+        let mut words: VecDeque<FromShard> = words.into_iter().collect();
+        self.end.from_shard.push_from(&mut words);
+        assert!(words.is_empty(), "the lane is full");
+    }
+
+    /// The shard tells the controller something.
+    pub(crate) fn say_control(&self, events: impl IntoIterator<Item = ControlEvent>) {
+        self.say(events.into_iter().map(FromShard::Control));
+    }
+
+    /// The shard reports that it has written a push to so many sessions.
+    pub(crate) fn report_written(&self, delivery: u64, sessions: u64) {
+        let counts = Counts { members: sessions, written: sessions, ..Counts::default() };
+        self.say([FromShard::Report(Report { delivery, counts })]);
+    }
+}
+
+/// The bridge's parts over fake shards; nothing is served or connected yet.
+pub(crate) struct FakeNode {
+    pub(crate) shards: Vec<FakeShard>,
+    pub(crate) intake: PushIntake,
+    pub(crate) link: ControlLink,
+    pub(crate) status: Arc<NodeStatus>,
+}
+
+impl FakeNode {
+    /// With its hub running, for a controller at this address.
+    pub(crate) fn start(shards: u16, controller: &str) -> Self {
+        let lanes = (0..shards).map(|shard| bridge::connect(ShardId(shard)).expect("lanes can be made"));
+        let (handles, ends): (Vec<ShardHandle>, Vec<ShardEnd>) = lanes.unzip();
+        let stats = handles.iter().map(|handle| Arc::clone(&handle.stats)).collect();
+        let status = Arc::new(NodeStatus::new("node-1".to_owned(), 7, stats));
+        let metrics = BridgeMetrics::register(&Registry::new()).expect("names are unique");
+        let lanes: Vec<Arc<ToShardLane>> =
+            handles.iter().map(|handle| Arc::clone(&handle.to_shard)).collect();
+        let intake = PushIntake::new(IntakeParts {
+            welcome: DeliverWelcome { node_id: "node-1".to_owned(), incarnation: 7 },
+            max_payload_bytes: 1000,
+            shards: lanes.clone(),
+            clock: Clock::start(),
+            metrics: metrics.clone(),
+        });
+        let register =
+            NodeRegister { node_id: "node-1".to_owned(), incarnation: 7, ..NodeRegister::default() };
+        let link = ControlLink::new(LinkParts {
+            register,
+            controller: controller.to_owned(),
+            shards: lanes,
+            status: Arc::clone(&status),
+            metrics,
+        });
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status));
+        for (shard, handle) in handles.into_iter().enumerate() {
+            let end = handle.from_shard.into_async().expect("an eventfd polls");
+            tokio::spawn(hub.clone().listen(shard, end));
+        }
+        let shards = ends.into_iter().map(|end| FakeShard { end, waiting: VecDeque::new() }).collect();
+        Self { shards, intake, link, status }
+    }
+}
+
+/// A session of a shard.
+pub(crate) fn session(shard: u16, slot: u32) -> SessionId {
+    SessionId::new(ShardId(shard), slot, 1)
+}
