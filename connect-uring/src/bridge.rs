@@ -233,6 +233,8 @@ pub(crate) struct ShardHandle {
 /// What a shard holds of the bridge.
 #[derive(Debug)]
 pub(crate) struct ShardEnd {
+    /// The shard.
+    pub(crate) id: ShardId,
     /// What it is told.
     pub(crate) to_shard: Arc<ToShardLane>,
     /// What it says.
@@ -247,6 +249,7 @@ pub(crate) fn connect(shard: ShardId) -> io::Result<(ShardHandle, ShardEnd)> {
     let from_shard = Arc::new(FromShardLane(Lane::new()?));
     let stats = Arc::new(ShardStats::default());
     let end = ShardEnd {
+        id: shard,
         to_shard: Arc::clone(&to_shard),
         from_shard: Arc::clone(&from_shard),
         stats: Arc::clone(&stats),

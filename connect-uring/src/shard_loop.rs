@@ -15,10 +15,11 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll};
+use std::task::{self, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use connect_core::{Limits, Shard};
 use monoio::net::UnixStream;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
@@ -43,15 +44,11 @@ const RUNTIME_ENTRIES: u32 = 256;
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a shard needs to start.
-pub(crate) struct ShardConfig {
-    /// Its lanes, made by this thread.
+pub(crate) struct ShardSetup {
+    /// Its ends of the lanes, made by this thread.
     pub(crate) end: ShardEnd,
-    /// Its number.
-    pub(crate) shard: ShardId,
     /// What a session may do.
     pub(crate) limits: Limits,
-    /// Keys its hash tables and its jitter.
-    pub(crate) seed: u64,
     /// Where clients connect; with port 0 the first shard chooses, and its port is to be given to the others.
     pub(crate) listen: SocketAddr,
     /// The core to run on; `None` leaves it to the kernel.
@@ -66,35 +63,34 @@ pub(crate) struct ShardConfig {
 
 /// A shard that listens.
 #[derive(Debug)]
-pub(crate) struct RunningShard {
+pub(crate) struct StartedShard {
     /// How it does its I/O.
     pub(crate) driver: Driver,
     /// Where it listens.
-    pub(crate) address: SocketAddr,
+    pub(crate) listening: SocketAddr,
     /// Its thread; ends after [`ToShard::Stop`](crate::bridge::ToShard::Stop).
-    pub(crate) thread: JoinHandle<io::Result<()>>,
+    pub(crate) thread: JoinHandle<()>,
 }
 
 /// Starts a shard and waits until it listens. A shard that fails later ends the process: its clients connect again
 /// elsewhere, and nobody goes on with a part of the node.
-pub(crate) fn start_shard(config: ShardConfig) -> io::Result<RunningShard> {
+pub(crate) fn start_shard(setup: ShardSetup) -> anyhow::Result<StartedShard> {
     let (ready, told) = mpsc::sync_channel(1);
-    let shard = config.shard;
+    let shard = setup.end.id;
+    let listen = setup.listen;
     let thread = std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| run(config, &ready));
+        let run = std::panic::AssertUnwindSafe(|| run(setup, &ready));
         match std::panic::catch_unwind(run) {
-            Ok(Outcome::Stopped) => Ok(()),
-            Ok(Outcome::NotStarted(error)) => Err(error),
-            Ok(Outcome::Failed(error)) => fail(shard, &error.to_string()),
+            Ok(Ok(())) => {}
+            Ok(Err(Failure::Start(error))) => drop(ready.send(Err(error))),
+            Ok(Err(Failure::Turn(error))) => fail(shard, &error.to_string()),
             Err(_) => fail(shard, "it panicked"),
         }
     })?;
-    match told.recv() {
-        Ok((driver, address)) => Ok(RunningShard { driver, address, thread }),
-        // It ended before it was ready.
-        Err(_) => Err(thread.join().map_or_else(|_| io::Error::other("the shard panicked"), |result| {
-            result.err().unwrap_or_else(|| io::Error::other("the shard ended before it listened"))
-        })),
+    let told = told.recv().unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
+    match told {
+        Ok((driver, listening)) => Ok(StartedShard { driver, listening, thread }),
+        Err(error) => Err(error).with_context(|| format!("starting shard {} on {listen}", shard.0)),
     }
 }
 
@@ -103,39 +99,43 @@ fn fail(shard: ShardId, why: &str) -> ! {
     std::process::exit(1)
 }
 
-enum Outcome {
-    NotStarted(io::Error),
-    Failed(io::Error),
-    Stopped,
+/// Why a shard's thread ended without being asked to.
+enum Failure {
+    /// Before it listened.
+    Start(io::Error),
+    /// In its loop.
+    Turn(io::Error),
 }
 
-type Ready = mpsc::SyncSender<(Driver, SocketAddr)>;
+/// Where the start waits for the driver and the address.
+type Ready = mpsc::SyncSender<io::Result<(Driver, SocketAddr)>>;
 
-fn run(config: ShardConfig, ready: &Ready) -> Outcome {
-    own_descriptors(config.shard, config.end.descriptors());
-    if let Some(core) = config.core
+fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
+    let shard = setup.end.id;
+    own_descriptors(shard, setup.end.descriptors());
+    if let Some(core) = setup.core
         && let Err(error) = pin(core)
     {
-        warn!(shard = config.shard.0, core, "the shard is not pinned: {error}");
+        warn!(shard = shard.0, core, "the shard is not pinned: {error}");
     }
-    match config.driver {
-        DriverChoice::Epoll => info!(shard = config.shard.0, "driver epoll: it was asked for"),
-        choice => match build_io_uring(config.shard) {
+    match setup.driver {
+        DriverChoice::Epoll => info!(shard = shard.0, "driver epoll: it was asked for"),
+        choice => match build_io_uring(shard) {
             Ok((runtime, plane)) => {
-                info!(shard = config.shard.0, "driver io_uring");
-                return drive(runtime, Box::new(plane), config, ready);
+                info!(shard = shard.0, "driver io_uring");
+                return drive(runtime, Box::new(plane), setup, ready);
             }
             Err(why) if choice == DriverChoice::IoUring => {
                 let why = format!("driver = io_uring: {why}; set driver to auto to fall back to epoll");
-                return Outcome::NotStarted(io::Error::other(why));
+                return Err(Failure::Start(io::Error::other(why)));
             }
-            Err(why) => warn!(shard = config.shard.0, "driver epoll: io_uring was refused: {why}"),
+            Err(why) => warn!(shard = shard.0, "driver epoll: io_uring was refused: {why}"),
         },
     }
     let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build();
-    match runtime.and_then(|runtime| Ok((runtime, EpollPlane::new(config.shard)?))) {
-        Ok((runtime, plane)) => drive(runtime, Box::new(plane), config, ready),
-        Err(error) => Outcome::NotStarted(error),
+    match runtime.and_then(|runtime| Ok((runtime, EpollPlane::new(shard)?))) {
+        Ok((runtime, plane)) => drive(runtime, Box::new(plane), setup, ready),
+        Err(error) => Err(Failure::Start(error)),
     }
 }
 
@@ -155,31 +155,23 @@ fn build_io_uring(shard: ShardId) -> Result<(IoUringRuntime, UringPlane), String
 fn drive<D: monoio::Driver>(
     mut runtime: Runtime<D>,
     plane: Box<dyn Plane>,
-    config: ShardConfig,
+    setup: ShardSetup,
     ready: &Ready,
-) -> Outcome {
-    let ShardConfig { end, shard, limits, seed, listen, clock, status, .. } = config;
+) -> Result<(), Failure> {
+    let ShardSetup { end, limits, listen, clock, status, .. } = setup;
     let kind = plane.driver();
-    let bound = Acceptor::bind(listen, limits.send_buffer_bytes as usize, plane.wants_nonblocking())
-        .and_then(|acceptor| acceptor.address().map(|address| (acceptor, address)));
-    let (acceptor, address) = match bound {
-        Ok(bound) => bound,
-        Err(error) => return Outcome::NotStarted(error),
-    };
-    let core = Shard::new(shard, limits, seed);
+    let acceptor = Acceptor::bind(listen, limits.send_buffer_bytes as usize, plane.wants_nonblocking());
+    let acceptor = acceptor.map_err(Failure::Start)?;
+    let listening = acceptor.address().map_err(Failure::Start)?;
+    let core = Shard::new(end.id, limits, fastrand::u64(..));
     let mut driver = ShardDriver::new(core, plane, acceptor, end, clock, status);
     runtime.block_on(async {
-        let mut bed = match Bed::new(&driver) {
-            Ok(bed) => bed,
-            Err(error) => return Outcome::NotStarted(error),
-        };
-        if ready.send((kind, address)).is_err() {
-            return Outcome::NotStarted(io::ErrorKind::BrokenPipe.into());
+        let mut bed = Bed::new(&driver).map_err(Failure::Start)?;
+        // Whoever started the shard waits for this; without him there is nobody to serve.
+        if ready.send(Ok((kind, listening))).is_err() {
+            return Ok(());
         }
-        match turn(&mut driver, &mut bed).await {
-            Ok(()) => Outcome::Stopped,
-            Err(error) => Outcome::Failed(error),
-        }
+        turn(&mut driver, &mut bed).await.map_err(Failure::Turn)
     })
 }
 
@@ -266,7 +258,7 @@ impl Sleeper {
         Ok(Self { stream: Rc::new(UnixStream::from_std(stream)?), waiting: None })
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll(&mut self, cx: &mut task::Context<'_>) -> bool {
         let waiting = self.waiting.get_or_insert_with(|| {
             let stream = Rc::clone(&self.stream);
             // Not relaxed: on epoll that would report for ever what was readable once.
