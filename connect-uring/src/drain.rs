@@ -72,7 +72,7 @@ impl Drain {
         let joined = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok()));
         match timeout(SHARD_END, joined).await {
             Ok(Ok(true)) => {}
-            Ok(_) => tracing::error!("a shard ended in a panic"),
+            Ok(_) => tracing::error!("a shard did not end well"),
             Err(_) => tracing::error!("a shard did not end in time"),
         }
         if timeout(LAST_REPORTS, self.intake.ended()).await.is_err() {

@@ -1,7 +1,7 @@
 //! Shards that are nothing but their ends of the lanes, for the tests of the bridge.
 
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,9 @@ impl FakeShard {
     }
 
     async fn wait(&mut self) -> ToShard {
-        let event = AsyncFd::new(self.end.to_shard.event().as_raw_fd()).expect("an eventfd polls");
+        let event = self.end.to_shard.event().as_fd().try_clone_to_owned().expect("an eventfd can be cloned");
+        // SAFETY: an owned descriptor stays open, and the same, for as long as the AsyncFd has it.
+        let event = unsafe { AsyncFd::register(event) }.expect("an eventfd polls");
         loop {
             if let Some(item) = self.waiting.pop_front() {
                 return item;

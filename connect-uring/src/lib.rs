@@ -21,6 +21,7 @@ mod kernel_check;
 mod lane;
 mod link_state;
 mod metrics;
+mod node;
 mod open_deliveries;
 mod plane;
 mod plane_epoll;
@@ -33,3 +34,6 @@ mod shard_metrics;
 mod shard_stats;
 mod signals;
 mod socket_table;
+
+pub use config::{Args, DriverChoice, Settings};
+pub use node::{Drainer, Node, start};

@@ -99,7 +99,9 @@ impl LinkState {
         self.commands.clear();
         self.batches = 0;
         self.batches_taken = 0;
-        self.writer.take().map(Waker::wake);
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
     }
 
     /// The node is registered, and every shard is being asked for its snapshot.
@@ -226,7 +228,9 @@ impl LinkState {
     }
 
     fn wake(&mut self) {
-        self.writer.take().map(Waker::wake);
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
     }
 
     /// The next message of this link; `None` when it is over.

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::bridge::{self, ShardEnd, ShardHandle, ToShard};
 use crate::bridge_runtime::{self, BridgeParts};
 use crate::clock::{Clock, unix_micros};
-use crate::config::Settings;
+use crate::config::{DriverChoice, Settings};
+use crate::drain::ShardThreads;
 use crate::http::NodeStatus;
 use crate::kernel_check;
 use crate::shard_loop::{ShardSetup, start_shard};
@@ -80,7 +81,7 @@ struct Prepared {
 struct Running {
     prepared: Prepared,
     http_addr: SocketAddr,
-    threads: Vec<JoinHandle<()>>,
+    threads: ShardThreads,
 }
 
 /// Starts nodes, each with shards, ports and a registry of its own. An error is a [`SettingError`] where a setting
@@ -156,8 +157,11 @@ fn check_ports(all: &[Settings], http_ip: IpAddr) -> Result<(), SettingError> {
 
 fn prepare(settings: Settings) -> anyhow::Result<Prepared> {
     let lanes = (0..settings.shards).map(|shard| bridge::connect(ShardId(shard)));
-    let (handles, ends): (Vec<_>, Vec<_>) =
-        lanes.collect::<std::io::Result<Vec<_>>>().context("making the lanes of the shards")?.into_iter().unzip();
+    let (handles, ends): (Vec<_>, Vec<_>) = lanes
+        .collect::<std::io::Result<Vec<_>>>()
+        .context("making the lanes of the shards")?
+        .into_iter()
+        .unzip();
     let incarnation = unix_micros() as u64;
     let stats = handles.iter().map(|handle| Arc::clone(&handle.stats)).collect();
     let status = Arc::new(NodeStatus::new(settings.node_id.to_string(), incarnation, stats));
@@ -191,12 +195,26 @@ fn start_shards(
                 threads.push(started.thread);
             }
             Err(error) => {
+                let error = explain(&node.settings, error);
                 stop_all([Running { prepared: node, http_addr, threads }]);
                 return Err(error);
             }
         }
     }
     Ok(Running { prepared: node, http_addr, threads })
+}
+
+/// What is wrong with a shard that did not start, where a setting can mend it.
+fn explain(settings: &Settings, error: anyhow::Error) -> anyhow::Error {
+    let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    if error.downcast_ref().is_some_and(taken) {
+        let remedy = "the port was taken meanwhile: set another port";
+        return SettingError::new("HTTP_PORT", settings.http_port, remedy).into();
+    }
+    if settings.driver == DriverChoice::IoUring {
+        return SettingError::new("DRIVER", "io_uring", format!("{error:#}")).into();
+    }
+    error
 }
 
 /// Stops shards that no bridge has taken over.
@@ -232,13 +250,9 @@ fn start_bridge(node: Running) -> anyhow::Result<Node> {
         })
     })?;
     match is_ready.recv() {
-        Ok(addresses) => Ok(Node {
-            http_addr,
-            grpc_addr: addresses.grpc,
-            metrics_addr: addresses.metrics,
-            stop,
-            bridge,
-        }),
+        Ok(addresses) => {
+            Ok(Node { http_addr, grpc_addr: addresses.grpc, metrics_addr: addresses.metrics, stop, bridge })
+        }
         // It ended before it served.
         Err(_) => {
             let ended = bridge.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the bridge ended in a panic")));

@@ -51,11 +51,15 @@ struct StreamState {
 
 impl StreamState {
     fn wake_writer(&mut self) {
-        self.writer.take().map(Waker::wake);
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
     }
 
     fn wake_reader(&mut self) {
-        self.reader.take().map(Waker::wake);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 }
 
