@@ -44,25 +44,26 @@ pub(crate) struct WaitingJoins {
 }
 
 impl WaitingJoins {
-    /// Holds a join; gives it back where too many wait. `Ok(true)`: it is the first that waits for its room, so
-    /// the settings are to be read.
-    pub(crate) fn hold(&mut self, asking: Asking, wait: Wait) -> Result<bool, Asking> {
-        if self.open.len() >= MAX_WAITING {
-            return Err(asking);
-        }
+    /// No more joins can be held.
+    pub(crate) fn is_full(&self) -> bool {
+        self.open.len() >= MAX_WAITING
+    }
+
+    /// Holds a join. True where it is the first that waits for its room, so that the settings are to be read.
+    pub(crate) fn hold(&mut self, asking: Asking, wait: Wait) -> bool {
         self.open.insert((asking.at, asking.arrival.session));
         if wait == Wait::Recovery {
             self.for_recovery.push(asking);
-            return Ok(false);
+            return false;
         }
         match self.for_settings.entry(asking.room.clone()) {
             Entry::Vacant(room) => {
                 room.insert(vec![asking]);
-                Ok(true)
+                true
             }
             Entry::Occupied(mut room) => {
                 room.get_mut().push(asking);
-                Ok(false)
+                false
             }
         }
     }

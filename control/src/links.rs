@@ -169,11 +169,12 @@ impl Registry {
         } else {
             Wait::Settings
         };
+        if state.waiting.is_full() {
+            return self.put_off(state, &asking, "too many joins are waiting");
+        }
         let wanted = (asking.room.clone(), !asking.probe);
-        match state.waiting.hold(asking, wait) {
-            Ok(true) => state.want_room(wanted),
-            Ok(false) => {}
-            Err(asking) => self.put_off(state, &asking, "too many joins are waiting"),
+        if state.waiting.hold(asking, wait) {
+            state.want_room(wanted);
         }
     }
 

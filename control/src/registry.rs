@@ -67,6 +67,8 @@ enum Confirmation {
 enum Note {
     Put(KnownNode),
     Drop(NodeId),
+    /// Everything before it is to be written, and the store closed.
+    Close(oneshot::Sender<()>),
 }
 
 /// What a turn has gathered.
@@ -278,6 +280,14 @@ impl Registry {
         self.note(Note::Drop(node));
     }
 
+    /// Writes what is to be remembered and closes the store.
+    pub(crate) async fn close_store(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.notes.send(Note::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
     fn note(&self, note: Note) {
         if self.notes.try_send(note).is_err() {
             tracing::warn!("the store is behind: a node's coming or going is not noted");
@@ -391,6 +401,11 @@ async fn keep_notes(store: Store, mut queue: mpsc::Receiver<Note>) {
         match note {
             Note::Put(node) => store.put_node(node).await,
             Note::Drop(node) => store.drop_node(node).await,
+            Note::Close(done) => {
+                store.close().await;
+                // Whoever asked may have lost patience.
+                let _ = done.send(());
+            }
         }
     }
 }

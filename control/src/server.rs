@@ -163,6 +163,9 @@ async fn run(
             served.abort();
         }
     }
+    if tokio::time::timeout(GRACE, registry.close_store()).await.is_err() {
+        tracing::warn!("the store did not close in time");
+    }
     Ok(())
 }
 

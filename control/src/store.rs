@@ -216,6 +216,13 @@ impl Store {
         Ok(ids.into_iter().filter_map(|(id,)| RoomId::new(&id).ok()).collect())
     }
 
+    /// Waits until everything that was asked for is written, then closes the file.
+    pub(crate) async fn close(&self) {
+        // An empty request is answered after all that came before it.
+        let _ = self.load(Vec::new(), 0).await;
+        self.pool.close().await;
+    }
+
     /// The connections, for tests that break the store.
     #[cfg(test)]
     pub(crate) fn pool_for_tests(&self) -> SqlitePool {
