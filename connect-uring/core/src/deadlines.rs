@@ -16,6 +16,13 @@ const BUCKETS: u64 = 512;
 /// The tick of a session that has no entry.
 pub(crate) const NO_TICK: u32 = u32::MAX;
 
+/// Sessions keep the last bits of a tick: never all of them set, which is [`NO_TICK`].
+const TICK_MASK: u32 = u32::MAX >> 1;
+
+fn short(tick: u64) -> u32 {
+    tick as u32 & TICK_MASK
+}
+
 /// A slot that fell due, with the tick of the entry that said so.
 pub(crate) type Due = (u32, u32);
 
@@ -38,13 +45,14 @@ impl Deadlines {
     /// Returns the tick of the entry that now counts.
     pub(crate) fn enter(&mut self, slot: u32, at_ms: u64, current: u32) -> u32 {
         let tick = at_ms.div_ceil(TICK_MS).clamp(self.tick + 1, self.tick + BUCKETS - 1);
-        if current != NO_TICK && u64::from(current) <= tick {
+        // Both are in the wheel, so less than its length apart.
+        if current != NO_TICK && u64::from(short(tick).wrapping_sub(current) & TICK_MASK) < BUCKETS {
             return current;
         }
         let bucket = (tick % BUCKETS) as usize;
         self.buckets[bucket].push(slot);
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
-        tick as u32
+        short(tick)
     }
 
     /// When the first entry falls due, in monotonic milliseconds.
@@ -76,7 +84,7 @@ impl Deadlines {
                 self.occupied[bucket / 64] &= !(1 << (bucket % 64));
                 // The bucket's memory is given back: kept, every bucket would grow to the size of the largest.
                 due.extend(
-                    std::mem::take(&mut self.buckets[bucket]).into_iter().map(|slot| (slot, tick as u32)),
+                    std::mem::take(&mut self.buckets[bucket]).into_iter().map(|slot| (slot, short(tick))),
                 );
             }
         }
@@ -114,6 +122,19 @@ mod tests {
         let second = wheel.enter(1, 1_000, first);
         assert!(second < first);
         assert_eq!(due(&mut wheel, 30_000), [(1, second), (1, first)]);
+    }
+
+    #[test]
+    fn ticks_may_wrap() {
+        for start_ms in [TICK_MS << 31, TICK_MS << 32, (TICK_MS << 31) - 1_000] {
+            let mut wheel = Deadlines::new();
+            assert_eq!(due(&mut wheel, start_ms), []);
+            let first = wheel.enter(1, start_ms + 10_000, NO_TICK);
+            assert_eq!(wheel.enter(1, start_ms + 20_000, first), first);
+            let second = wheel.enter(1, start_ms + 500, first);
+            assert_eq!(due(&mut wheel, start_ms + 700), [(1, second)]);
+            assert_eq!(due(&mut wheel, start_ms + 10_200), [(1, first)]);
+        }
     }
 
     #[test]

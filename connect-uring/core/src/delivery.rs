@@ -15,7 +15,7 @@ use crate::event::{Counts, DropReason, Report};
 /// One frame on its way, shared by all sessions that it is for.
 #[derive(Debug)]
 pub(crate) struct Parcel {
-    /// The frame, header and payload, or for the head of a connection the HTTP answer.
+    /// The frame, header and payload; of a head, the whole answer.
     pub(crate) frame: Rc<Bytes>,
     /// What it is.
     pub(crate) role: Role,
@@ -28,6 +28,8 @@ pub(crate) enum Role {
     Push(Tally),
     /// The answer to a ping; the newest replaces one that still waits.
     Pong,
+    /// An HTTP answer: it is never dropped for what comes behind it, or frames would stand in its place.
+    Head,
     /// Anything else of this session alone.
     Own,
 }
@@ -36,6 +38,11 @@ impl Parcel {
     /// Bytes that are no push.
     pub(crate) fn own(bytes: impl Into<Bytes>) -> Rc<Self> {
         Rc::new(Self { frame: Rc::new(bytes.into()), role: Role::Own })
+    }
+
+    /// An HTTP answer, the 101 among them.
+    pub(crate) fn head(bytes: impl Into<Bytes>) -> Rc<Self> {
+        Rc::new(Self { frame: Rc::new(bytes.into()), role: Role::Head })
     }
 
     /// A pong.
@@ -70,7 +77,7 @@ impl Parcel {
     pub(crate) fn tally(&self) -> Option<&Tally> {
         match &self.role {
             Role::Push(tally) => Some(tally),
-            Role::Pong | Role::Own => None,
+            Role::Pong | Role::Head | Role::Own => None,
         }
     }
 }

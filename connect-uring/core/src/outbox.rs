@@ -219,9 +219,10 @@ impl Outbox {
     }
 
     /// Takes out what is neither in flight nor begun and hands it to `dropped`. What is begun must be finished,
-    /// or what follows it would be read as a part of it.
+    /// or what follows it would be read as a part of it; a head stays too.
     pub(crate) fn drop_waiting(&mut self, pool: &mut Pool, mut dropped: impl FnMut(&Parcel)) {
-        let kept = usize::from(self.in_flight).max(usize::from(self.offset > 0));
+        let stays = |first: &Rc<Parcel>| self.offset > 0 || matches!(first.role, Role::Head);
+        let kept = usize::from(self.in_flight).max(usize::from(self.first.as_ref().is_some_and(stays)));
         while self.len() > kept {
             let last = match &mut self.rest {
                 Some(rest) => rest.entries.pop_back(),
@@ -282,7 +283,7 @@ impl Outbox {
     }
 
     /// Bytes queued from the second frame on: what the bound bounds.
-    #[cfg(any(test, debug_assertions, feature = "checks"))]
+    #[cfg(any(debug_assertions, feature = "checks"))]
     pub(crate) fn bounded_bytes(&self) -> usize {
         self.bytes as usize - self.first.as_ref().map_or(0, |first| first.len())
     }

@@ -172,7 +172,7 @@ impl<Id: Borrow<str> + Hash + Eq> Index<Id> {
     }
 
     /// Every entry has a name, sessions, and is found by its name; `listed` says whether a slot knows its place.
-    #[cfg(any(debug_assertions, feature = "checks"))]
+    #[cfg(any(test, debug_assertions, feature = "checks"))]
     pub(crate) fn check_invariants(&self, listed: impl Fn(u32, Membership) -> bool) {
         assert_eq!(self.by_id.len(), self.groups.used(), "each group in use is found by one name");
         for &group in &self.by_id {

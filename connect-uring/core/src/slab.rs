@@ -32,7 +32,7 @@ impl<T> Slab<T> {
     }
 
     /// The places that are free.
-    #[cfg(any(test, debug_assertions, feature = "checks"))]
+    #[cfg(any(debug_assertions, feature = "checks"))]
     pub(crate) fn free_places(&self) -> &[u32] {
         &self.free
     }

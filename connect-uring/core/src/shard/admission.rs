@@ -145,7 +145,7 @@ impl Shard {
 
     /// The session is a WebSocket from here on.
     fn switch_protocols(&mut self, slot: u32, upgrade: AcceptKey, early: &[u8], out: &mut Outputs) {
-        self.send(slot, Parcel::own(switching_protocols(&upgrade)), out);
+        self.send(slot, Parcel::head(switching_protocols(&upgrade)), out);
         self.heard(slot);
         if !early.is_empty() {
             self.converse(slot, early, out);
@@ -180,7 +180,7 @@ impl Shard {
     fn answer(&mut self, slot: u32, response: Bytes, out: &mut Outputs) {
         self.table[slot].phase = Phase::Answering;
         self.arm(slot, self.limits.answer_ms);
-        self.send(slot, Parcel::own(response), out);
+        self.send(slot, Parcel::head(response), out);
     }
 
     /// The request head did not come in time. Nobody who is that slow reads an answer.
