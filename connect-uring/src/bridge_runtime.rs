@@ -71,7 +71,12 @@ pub(crate) fn run(mut parts: BridgeParts, ready: impl FnOnce(BridgeAddresses)) -
         .enable_all()
         .build()
         .context("starting the bridge's runtime")
-        .and_then(|runtime| runtime.block_on(serve(parts, &mut threads, ready)));
+        .and_then(|runtime| {
+            let result = runtime.block_on(serve(parts, &mut threads, ready));
+            // A shard that did not end in time is not waited for again.
+            runtime.shutdown_background();
+            result
+        });
     // Where the start failed, nobody has stopped the shards yet.
     for lane in &lanes {
         let taken = lane.push(ToShard::Stop);

@@ -207,13 +207,13 @@ impl ControlLink {
 
     async fn connect(&self) -> Result<Streaming<ControllerMessage>, Status> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.parts.controller))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .map_err(|error| Status::invalid_argument(cause(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(GRPC_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(GRPC_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(whole(&error)))?;
+        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(cause(&error)))?;
         let link = self.state().begin(self.parts.register.clone());
         let outbound = Outbound { state: Arc::clone(&self.state), link };
         NodeLinkServiceClient::new(channel)
@@ -330,14 +330,14 @@ fn delays() -> impl Iterator<Item = Duration> {
 fn ended(status: &Status, registered: bool) -> Ended {
     match status.code() {
         Code::AlreadyExists => Ended::Refused(status.message().escape_debug().to_string()),
-        _ => Ended::Lost(registered, whole(status)),
+        code => Ended::Lost(registered, format!("{code:?}: {}", status.message().escape_debug())),
     }
 }
 
-/// An error with its causes, on one line.
-fn whole(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")).escape_debug().to_string()
+/// The innermost cause, which says it plainest: "Connection refused", not "transport error".
+fn cause(error: &dyn std::error::Error) -> String {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
+    innermost.to_string().escape_debug().to_string()
 }
 
 /// What the node says over one link.

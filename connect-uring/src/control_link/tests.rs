@@ -218,7 +218,7 @@ async fn a_new_link_begins_with_a_snapshot_and_events_from_before_it_are_left_ou
 #[tokio::test]
 async fn a_command_goes_to_the_shards_that_have_its_sessions_and_is_answered_once() {
     let (mut node, mut link, _links) = linked().await;
-    let sessions = vec![session(0, 1), session(1, 1), session(1, 2)];
+    let sessions = [session(0, 1), session(1, 1), session(1, 2)];
     let rooms = SessionRooms {
         session_ids: sessions.iter().map(|session| session.as_u64()).collect(),
         room_id: "other".to_owned(),
