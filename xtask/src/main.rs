@@ -8,6 +8,7 @@ mod suite;
 mod tidy;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -42,22 +43,31 @@ enum Task {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    let root = workspace_root();
-    match Args::parse().task {
-        Task::Setup => setup::set_up(&root),
+fn main() -> ExitCode {
+    match run(Args::parse().task, &workspace_root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task, root: &Path) -> Result<()> {
+    match task {
+        Task::Setup => setup::set_up(root),
         Task::Test { args } => {
-            setup::set_up(&root)?;
+            setup::set_up(root)?;
             let all_drivers = args.is_empty();
-            suite::Suite { cargo_args: args, all_drivers, ..suite::Suite::default() }.run(&root)
+            suite::Suite { cargo_args: args, all_drivers, ..suite::Suite::default() }.run(root)
         }
         Task::Nightly => {
-            setup::set_up(&root)?;
-            suite::Suite::nightly().run(&root)
+            setup::set_up(root)?;
+            suite::Suite::nightly().run(root)
         }
-        Task::Ci => ci(&root),
+        Task::Ci => ci(root),
         Task::Tidy => {
-            let complaints = tidy::complaints(&root)?;
+            let complaints = tidy::complaints(root)?;
             if !complaints.is_empty() {
                 bail!("{}\n{} complaints", complaints.join("\n"), complaints.len());
             }
