@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() {
     let args: Args = settings::parse_or_exit();
     let settings = check(&args).unwrap_or_else(|error| exit_with(&error));
     args.common.end_if_checking();
@@ -17,7 +17,17 @@ fn main() -> anyhow::Result<()> {
     }
     settings::init_logs(args.common.log_format).unwrap_or_else(|error| exit_with(&error));
     settings::warn_if_open(settings.grpc_addr.ip());
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(settings))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(settings)));
+    if let Err(error) = ended {
+        match error.downcast::<SettingError>() {
+            Ok(setting) => exit_with(&setting),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                std::process::exit(1);
+            }
+        }
+    }
 }
 
 fn check(args: &Args) -> Result<Settings, SettingError> {

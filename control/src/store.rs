@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use prometheus::IntCounter;
 use ringcast_proto::{NodeId, RoomId};
+use settings::SettingError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -115,10 +116,13 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens or makes the store in a folder, which is made where it is not there. Must be called in a runtime.
-    pub(crate) async fn open(folder: &Path, max_rooms: u64, errors: IntCounter) -> anyhow::Result<Self> {
-        let shown = folder.display();
+    pub(crate) async fn open(
+        folder: &Path,
+        max_rooms: u64,
+        errors: IntCounter,
+    ) -> Result<Self, SettingError> {
         std::fs::create_dir_all(folder)
-            .map_err(|error| anyhow::anyhow!("the data folder {shown} cannot be made: {error}"))?;
+            .map_err(|error| unusable(folder, format!("the folder cannot be made ({error})")))?;
         let file: PathBuf = folder.join(FILE_NAME);
         let options = SqliteConnectOptions::new()
             .filename(&file)
@@ -127,7 +131,7 @@ impl Store {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT);
         let failed = |error: &dyn std::fmt::Display| {
-            anyhow::anyhow!("the store {} cannot be opened: {error}", file.display())
+            unusable(folder, format!("{} cannot be opened ({error})", file.display()))
         };
         // One connection writes, one serves pages of rooms.
         let pool = SqlitePoolOptions::new()
@@ -239,6 +243,10 @@ impl Store {
         // The writer ends with the runtime only; a reply that was dropped tells the caller.
         let _ = self.requests.send(request).await;
     }
+}
+
+fn unusable(folder: &Path, what: String) -> SettingError {
+    SettingError::new("DATA_DIR", folder.display(), format!("{what}: name a folder that can be written to"))
 }
 
 struct Writer {

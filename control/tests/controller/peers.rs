@@ -27,23 +27,23 @@ use tonic::{Status, Streaming};
 /// Nothing here takes longer, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} took too long"))
 }
 
-pub struct Controller {
-    pub grpc: SocketAddr,
-    pub metrics: SocketAddr,
+pub(crate) struct Controller {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     running: Running,
     stop: CancellationToken,
 }
 
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// Settings on free ports, with the times of the real thing.
-pub fn settings(data: &Path) -> Settings {
+pub(crate) fn settings(data: &Path) -> Settings {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     Settings {
         grpc_addr: loopback,
@@ -55,7 +55,7 @@ pub fn settings(data: &Path) -> Settings {
 }
 
 /// The same with a timing of its own.
-pub fn timed(data: &Path, set: impl FnOnce(&mut Timing)) -> Settings {
+pub(crate) fn timed(data: &Path, set: impl FnOnce(&mut Timing)) -> Settings {
     let mut settings = settings(data);
     settings.timing.tick = Duration::from_millis(5);
     set(&mut settings.timing);
@@ -63,35 +63,35 @@ pub fn timed(data: &Path, set: impl FnOnce(&mut Timing)) -> Settings {
 }
 
 impl Controller {
-    pub async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(settings: Settings) -> Self {
         let stop = CancellationToken::new();
         let running = control::start(settings, stop.clone()).await.unwrap();
         Self { grpc: running.grpc_addr, metrics: running.metrics_addr, running, stop }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         soon("the stop", self.running.stopped()).await.unwrap();
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
         soon("the connection", endpoint.connect()).await.unwrap()
     }
 
-    pub async fn rpc(&self) -> ControllerServiceClient<Channel> {
+    pub(crate) async fn rpc(&self) -> ControllerServiceClient<Channel> {
         ControllerServiceClient::new(self.channel().await)
     }
 
     /// A registered node whose snapshot is taken.
-    pub async fn node(&self, id: &str) -> Node {
+    pub(crate) async fn node(&self, id: &str) -> Node {
         let mut node = Node::register(self, id, 1).await.unwrap();
         node.snapshot(Vec::new()).await;
         node
     }
 }
 
-pub fn session(id: u64, user: &str, room: &str) -> SessionState {
+pub(crate) fn session(id: u64, user: &str, room: &str) -> SessionState {
     SessionState {
         session_id: id,
         user_id: user.into(),
@@ -102,30 +102,34 @@ pub fn session(id: u64, user: &str, room: &str) -> SessionState {
     }
 }
 
-pub fn join(id: u64, user: &str, room: &str) -> SessionEvent {
+pub(crate) fn join(id: u64, user: &str, room: &str) -> SessionEvent {
     let join = SessionJoin { session: Some(session(id, user, room)), probe: false };
     SessionEvent { event: Some(session_event::Event::Join(join)) }
 }
 
-pub fn probe(id: u64, user: &str, room: &str) -> SessionEvent {
+pub(crate) fn probe(id: u64, user: &str, room: &str) -> SessionEvent {
     let join = SessionJoin { session: Some(session(id, user, room)), probe: true };
     SessionEvent { event: Some(session_event::Event::Join(join)) }
 }
 
-pub fn end(id: u64) -> SessionEvent {
+pub(crate) fn end(id: u64) -> SessionEvent {
     SessionEvent { event: Some(session_event::Event::End(SessionEnd { session_id: id })) }
 }
 
-pub struct Node {
+pub(crate) struct Node {
     messages: mpsc::Sender<NodeMessage>,
     inbound: Streaming<ControllerMessage>,
     batches: u64,
-    pub lease_ms: u32,
+    pub(crate) lease_ms: u32,
 }
 
 impl Node {
     /// Registers; an error is what the stream ended with.
-    pub async fn register(controller: &Controller, id: &str, incarnation: u64) -> Result<Self, Status> {
+    pub(crate) async fn register(
+        controller: &Controller,
+        id: &str,
+        incarnation: u64,
+    ) -> Result<Self, Status> {
         let (messages, stream) = mpsc::channel(64);
         let mut client = NodeLinkServiceClient::new(controller.channel().await);
         let link = client.link(ReceiverStream::new(stream));
@@ -148,13 +152,13 @@ impl Node {
         Ok(node)
     }
 
-    pub async fn say(&mut self, message: node_message::Message) {
+    pub(crate) async fn say(&mut self, message: node_message::Message) {
         // A stream that has ended shows when it is read.
         let _ = self.messages.send(NodeMessage { message: Some(message) }).await;
     }
 
     /// The next message that is no heartbeat.
-    pub async fn next(&mut self) -> Result<Message, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Message, Status> {
         loop {
             match soon("the controller's word", self.inbound.message()).await? {
                 Some(ControllerMessage { message: Some(Message::Heartbeat(_)) }) => {}
@@ -165,18 +169,18 @@ impl Node {
         }
     }
 
-    pub async fn snapshot_part(&mut self, sessions: Vec<SessionState>, last: bool) {
+    pub(crate) async fn snapshot_part(&mut self, sessions: Vec<SessionState>, last: bool) {
         self.say(node_message::Message::Snapshot(SessionSnapshot { sessions, last })).await;
     }
 
-    pub async fn snapshot(&mut self, sessions: Vec<SessionState>) {
+    pub(crate) async fn snapshot(&mut self, sessions: Vec<SessionState>) {
         self.snapshot_part(sessions, true).await;
         let taken = self.next().await.unwrap();
         assert!(matches!(taken, Message::SnapshotTaken(_)), "{taken:?}");
     }
 
     /// Sends a batch, without waiting for anything.
-    pub async fn send(&mut self, events: Vec<SessionEvent>) -> u64 {
+    pub(crate) async fn send(&mut self, events: Vec<SessionEvent>) -> u64 {
         self.batches += 1;
         let batch = SessionBatch { number: self.batches, events };
         self.say(node_message::Message::Batch(batch)).await;
@@ -184,7 +188,7 @@ impl Node {
     }
 
     /// Reads on until so many joins are answered.
-    pub async fn answers(&mut self, count: usize) -> Vec<JoinAnswer> {
+    pub(crate) async fn answers(&mut self, count: usize) -> Vec<JoinAnswer> {
         let mut answers = Vec::new();
         while answers.len() < count {
             match self.next().await.unwrap() {
@@ -198,7 +202,7 @@ impl Node {
     }
 
     /// Sends one join and reads its answer.
-    pub async fn join(&mut self, id: u64, user: &str, room: &str) -> JoinDecision {
+    pub(crate) async fn join(&mut self, id: u64, user: &str, room: &str) -> JoinDecision {
         self.send(vec![join(id, user, room)]).await;
         let answers = self.answers(1).await;
         assert_eq!(answers[0].session_id, id);
@@ -206,7 +210,7 @@ impl Node {
     }
 
     /// Sends a batch and waits until it is taken in.
-    pub async fn batch(&mut self, events: Vec<SessionEvent>) {
+    pub(crate) async fn batch(&mut self, events: Vec<SessionEvent>) {
         let number = self.send(events).await;
         loop {
             match self.next().await.unwrap() {
@@ -217,40 +221,40 @@ impl Node {
         }
     }
 
-    pub async fn heartbeat(&mut self, connections: u64, draining: bool) {
+    pub(crate) async fn heartbeat(&mut self, connections: u64, draining: bool) {
         self.say(node_message::Message::Heartbeat(NodeHeartbeat { connections, draining })).await;
     }
 
-    pub async fn deregister(&mut self) {
+    pub(crate) async fn deregister(&mut self) {
         self.say(node_message::Message::Deregister(NodeDeregister {})).await;
     }
 
-    pub async fn command(&mut self) -> SessionCommand {
+    pub(crate) async fn command(&mut self) -> SessionCommand {
         match self.next().await.unwrap() {
             Message::Command(command) => command,
             other => panic!("{other:?} came instead of a command"),
         }
     }
 
-    pub async fn did(&mut self, command: &SessionCommand, session_ids: Vec<u64>) {
+    pub(crate) async fn did(&mut self, command: &SessionCommand, session_ids: Vec<u64>) {
         let result = SessionCommandResult { command_id: command.command_id, session_ids };
         self.say(node_message::Message::CommandResult(result)).await;
     }
 }
 
 /// A push manager, with the routes that it made of what it heard.
-pub struct Follower {
+pub(crate) struct Follower {
     requests: mpsc::Sender<FollowRequest>,
     updates: Streaming<RouteUpdate>,
-    pub number: u64,
-    pub nodes: BTreeMap<String, u64>,
-    pub rooms: BTreeMap<(String, String), u32>,
-    pub users: BTreeMap<(String, String), u32>,
+    pub(crate) number: u64,
+    pub(crate) nodes: BTreeMap<String, u64>,
+    pub(crate) rooms: BTreeMap<(String, String), u32>,
+    pub(crate) users: BTreeMap<(String, String), u32>,
 }
 
 impl Follower {
     /// Follows; the snapshot is yet to be read.
-    pub async fn open(controller: &Controller) -> Self {
+    pub(crate) async fn open(controller: &Controller) -> Self {
         let (requests, stream) = mpsc::channel(64);
         let mut client = RouteFeedServiceClient::new(controller.channel().await);
         let hello = FollowHello { manager_id: "pm-1".into() };
@@ -267,14 +271,14 @@ impl Follower {
     }
 
     /// Follows and acknowledges the snapshot.
-    pub async fn follow(controller: &Controller) -> Self {
+    pub(crate) async fn follow(controller: &Controller) -> Self {
         let mut follower = Self::open(controller).await;
         follower.snapshot().await;
         follower
     }
 
     /// Reads and acknowledges the snapshot. Returns how many parts it had.
-    pub async fn snapshot(&mut self) -> usize {
+    pub(crate) async fn snapshot(&mut self) -> usize {
         for part in 1.. {
             let update = self.update().await.unwrap();
             let end = update.kind() == RouteUpdateKind::SnapshotEnd;
@@ -290,13 +294,13 @@ impl Follower {
     }
 
     /// The next update of any kind.
-    pub async fn raw(&mut self) -> Result<RouteUpdate, Status> {
+    pub(crate) async fn raw(&mut self) -> Result<RouteUpdate, Status> {
         let update = soon("the feed's word", self.updates.message()).await?;
         update.ok_or_else(|| Status::cancelled("the feed ended"))
     }
 
     /// The next update that is no heartbeat.
-    pub async fn update(&mut self) -> Result<RouteUpdate, Status> {
+    pub(crate) async fn update(&mut self) -> Result<RouteUpdate, Status> {
         loop {
             let update = self.raw().await?;
             if update.kind() != RouteUpdateKind::Heartbeat {
@@ -307,7 +311,7 @@ impl Follower {
     }
 
     /// The next step, taken into the routes; its number must be the next one.
-    pub async fn step(&mut self) -> RouteUpdate {
+    pub(crate) async fn step(&mut self) -> RouteUpdate {
         let update = self.update().await.unwrap();
         assert_eq!((update.kind(), update.number), (RouteUpdateKind::Change, self.number + 1));
         self.number = update.number;
@@ -315,12 +319,12 @@ impl Follower {
         update
     }
 
-    pub async fn acknowledge(&mut self) {
+    pub(crate) async fn acknowledge(&mut self) {
         let request = FollowRequest { hello: None, acknowledged: self.number };
         self.requests.send(request).await.unwrap();
     }
 
-    pub fn room(&self, room: &str, node: &str) -> u32 {
+    pub(crate) fn room(&self, room: &str, node: &str) -> u32 {
         self.rooms.get(&(room.to_owned(), node.to_owned())).copied().unwrap_or(0)
     }
 
