@@ -16,6 +16,8 @@ pub struct Counters {
     pub connections: u64,
     /// Gauge: sessions that are live in the node's presence.
     pub joined: u64,
+    /// Gauge: WebSockets on `/echo`.
+    pub echoing: u64,
     /// Gauge: users with a live session here.
     pub users: u64,
     /// Gauge: rooms with a live session here.

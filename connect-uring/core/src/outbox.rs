@@ -168,11 +168,21 @@ impl Outbox {
     /// Hands out the next write.
     pub(crate) fn fill(&mut self, write: &mut Write) -> Filled {
         debug_assert!(self.wants_write());
+        if self.rest.is_none()
+            && let Some(only) = &self.first
+        {
+            // The usual case, a fan-out to idle sessions, is kept short.
+            write.skip = self.offset as usize;
+            write.pieces.push(Piece::Shared(Rc::clone(&only.frame)));
+            self.handed = self.bytes - self.offset;
+            self.in_flight = 1;
+            return Filled { frames: 1, bytes: u64::from(self.handed) };
+        }
         let waiting = (self.bytes - self.offset) as usize;
         let entries = self.first.iter().chain(self.rest.iter().flat_map(|rest| &rest.entries));
         let skip = self.offset as usize;
         let mut frames = 0;
-        let bytes = if waiting <= COPY_BYTES && self.rest.is_some() {
+        let bytes = if waiting <= COPY_BYTES {
             let mut run = SmallVec::<[u8; COPY_BYTES]>::new();
             for parcel in entries {
                 let from = if frames == 0 { skip } else { 0 };
@@ -204,6 +214,14 @@ impl Outbox {
     #[inline]
     pub(crate) fn wrote(&mut self, bytes: usize, pool: &mut Pool, mut written: impl FnMut(&Parcel)) {
         debug_assert!(bytes <= self.handed as usize, "more was written than was handed out");
+        if self.rest.is_none()
+            && bytes == self.handed as usize
+            && let Some(only) = self.first.take()
+        {
+            *self = Self::default();
+            written(&only);
+            return;
+        }
         let mut offset = self.offset as usize + bytes.min(self.handed as usize);
         self.handed = 0;
         self.in_flight = 0;

@@ -71,7 +71,7 @@ impl<T> Slab<T> {
     }
 
     /// All places in order, used and free.
-    #[inline]
+    #[cfg(any(test, debug_assertions, feature = "checks"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.pieces.iter().flatten()
     }

@@ -137,6 +137,7 @@ impl Shard {
             self.refuse(slot, &draining(), out);
         } else if let Some(upgrade) = upgrade {
             self.table[slot].phase = Phase::Echo(None);
+            self.counters.echoing += 1;
             self.switch_protocols(slot, upgrade, early, out);
         } else {
             self.refuse(slot, &Refusal::upgrade_required(), out);

@@ -27,6 +27,12 @@ impl Shard {
         assert_eq!(vacant, self.table.free_slots().len(), "each vacant slot is free once");
         let joined = self.table.iter().filter(|session| session.is_joined()).count();
         assert_eq!(joined as u64, self.counters.joined);
+        let echoing = self.table.iter().filter(|session| matches!(session.phase, Phase::Echo(_))).count();
+        assert_eq!(echoing as u64, self.counters.echoing);
+        let gauges = [self.table.used(), self.users.len(), self.rooms.len(), self.ledger.len()];
+        let counters = &self.counters;
+        let told = [counters.connections, counters.users, counters.rooms, counters.open_deliveries];
+        assert_eq!(gauges.map(|gauge| gauge as u64), told, "the gauges are true");
         for slot in 0..self.table.slots() {
             self.check_session(slot);
         }

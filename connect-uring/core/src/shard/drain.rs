@@ -34,6 +34,7 @@ impl Shard {
         let now_ms = self.now.monotonic_ms;
         let drain = self.drain.get_or_insert(Drain { until_ms, next_ms: Some(now_ms), next_slot: 0 });
         drain.until_ms = until_ms;
+        drain.next_ms = drain.next_ms.map(|next| next.min(until_ms.max(now_ms)));
         if !begun {
             for slot in 0..self.table.slots() {
                 if matches!(self.table[slot].phase, Phase::Asked(_)) {
@@ -55,11 +56,13 @@ impl Shard {
         let slots = self.table.slots();
         let next_slot = drain.next_slot;
         let left_ms = drain.until_ms.saturating_sub(now_ms);
-        let is_open = |shard: &Self, slot| matches!(shard.table[slot].phase, Phase::Live(_) | Phase::Echo(_));
-        let open = (next_slot..slots).filter(|&slot| is_open(self, slot)).count() as u64;
+        let is_open =
+            |shard: &Self, slot: u32| matches!(shard.table[slot].phase, Phase::Live(_) | Phase::Echo(_));
+        // Whoever is open stands behind those that were seen to: nobody new has come since.
+        let open = self.counters.joined + self.counters.echoing;
         let mut quota = match left_ms {
             0 => open,
-            _ => (open * DRAIN_STEP_MS).div_ceil(left_ms).min(open),
+            _ => (open * DRAIN_STEP_MS / left_ms).clamp(1, open.max(1)),
         };
         let mut slot = next_slot;
         while quota > 0 && slot < slots {
@@ -71,8 +74,11 @@ impl Shard {
         }
         if let Some(drain) = &mut self.drain {
             drain.next_slot = slot;
+            let left = open.saturating_sub(1);
+            // Few sessions over a long time: less than one a step.
+            let pause_ms = if left == 0 { left_ms } else { (left_ms / left).max(DRAIN_STEP_MS) };
             let done = left_ms == 0 || open == 0;
-            drain.next_ms = (!done).then(|| (now_ms + DRAIN_STEP_MS).min(drain.until_ms.max(now_ms + 1)));
+            drain.next_ms = (!done).then(|| (now_ms + pause_ms).min(drain.until_ms));
         }
     }
 }

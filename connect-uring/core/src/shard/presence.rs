@@ -29,12 +29,15 @@ impl Shard {
         self.add_room(slot, &room_id, out);
     }
 
-    /// The session ends, or begins to: pushes do not reach it any more, and the controller is told.
+    /// A WebSocket ends, or begins to: pushes do not reach it any more, and the controller is told. Its phase is
+    /// changed behind this.
     pub(super) fn leave(&mut self, slot: u32, out: &mut Outputs) {
         let session = &mut self.table[slot];
-        if session.user == Membership::NONE {
+        if let Phase::Echo(_) = session.phase {
+            self.counters.echoing -= 1;
             return;
         }
+        debug_assert!(session.is_joined());
         let user = std::mem::replace(&mut session.user, Membership::NONE);
         let rooms = std::mem::replace(&mut session.rooms, Rooms::NONE);
         session.name = Box::default();
