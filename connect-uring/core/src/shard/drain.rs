@@ -76,7 +76,7 @@ impl Shard {
             drain.next_slot = slot;
             let left = open.saturating_sub(1);
             // Few sessions over a long time: less than one a step.
-            let pause_ms = if left == 0 { left_ms } else { (left_ms / left).max(DRAIN_STEP_MS) };
+            let pause_ms = left_ms.checked_div(left).map_or(left_ms, |pause_ms| pause_ms.max(DRAIN_STEP_MS));
             let done = left_ms == 0 || open == 0;
             drain.next_ms = (!done).then(|| (now_ms + pause_ms).min(drain.until_ms));
         }
