@@ -438,9 +438,12 @@ impl Plane for UringPlane {
     }
 
     fn may_sleep(&mut self) -> bool {
-        // Cleared first, looked after: what comes in between leaves the flag of the ring set.
+        if self.has_work() {
+            return false;
+        }
+        // Cleared before the last look: what comes in between leaves the flag of the ring set.
         self.event.clear();
-        self.events.is_empty() && !self.needs_enter() && self.ring.completion().is_empty()
+        !self.has_work()
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {

@@ -176,8 +176,11 @@ fn drive<D: monoio::Driver>(
 }
 
 async fn turn(driver: &mut ShardDriver, bed: &mut Bed) -> io::Result<()> {
-    while !driver.is_stopping() {
+    loop {
         driver.step()?;
+        if driver.is_stopping() {
+            break;
+        }
         if driver.listener().is_none() {
             bed.clients = None;
         }
@@ -312,3 +315,7 @@ fn pin(core: usize) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[path = "shard_loop_tests.rs"]
+mod tests;

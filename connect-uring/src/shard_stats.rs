@@ -81,6 +81,7 @@ impl ShardFigures {
         let Counters {
             connections,
             joined,
+            echoing,
             users,
             rooms,
             open_deliveries,
@@ -107,7 +108,7 @@ impl ShardFigures {
             coalesced_frames,
             stale,
         } = core;
-        let gauges = [connections, joined, users, rooms, open_deliveries];
+        let gauges = [connections, joined, echoing, users, rooms, open_deliveries];
         let clients = [accepted, refused_full, refused_draining, refused_otherwise, bytes_read, messages];
         let pushed = [commands, pings, joins_asked, pushes, members, written, late_written];
         let out = [frames_written, bytes_written, writes, coalesced_frames, stale];
