@@ -2,6 +2,8 @@
 //!
 //! Owns: the set-up of the subscriber. Must not: decide what is logged.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::SettingError;
@@ -27,7 +29,9 @@ pub fn init_logs(format: LogFormat) -> Result<(), SettingError> {
             format!("{error}: give a filter such as info or control=debug"),
         )
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(colours);
     // An error only says that a subscriber is there already.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

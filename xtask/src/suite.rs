@@ -40,7 +40,7 @@ impl Suite {
     pub(crate) fn nightly() -> Self {
         Self {
             cargo_args: ["--", "--include-ignored"].map(str::to_owned).to_vec(),
-            env: vec![("SIMULATION_SEEDS", "2560")],
+            env: vec![("RINGCAST_SIM_SEEDS", "2560")],
             all_drivers: true,
             minutes: 240,
         }
