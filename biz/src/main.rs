@@ -1,2 +1,96 @@
-//! See the crate description.
-fn main() {}
+//! The business client: pushes from the command line and tells who got it.
+//!
+//! Owns: the schedule of the pushes. Talks to: `args` (what to push), `call` (the push manager), `print`.
+
+mod args;
+mod call;
+mod print;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use settings::{SettingError, exit_with};
+use tokio::sync::mpsc;
+
+use crate::args::{Args, Push};
+use crate::call::{Client, Outcome};
+use crate::print::Summary;
+
+/// How many pushes of an open loop may wait for their answers; a server takes 1024 calls a connection.
+const MAX_IN_FLIGHT: usize = 1024;
+
+fn main() -> ExitCode {
+    let args: Args = settings::parse_or_exit();
+    let push = args.push().unwrap_or_else(|error| exit_with(&error));
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(&args, push)),
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args, push: Push) -> ExitCode {
+    let client = Client::new(args.uri()).unwrap_or_else(|| {
+        exit_with(&SettingError::new("--address", &args.address, "give host:port, such as localhost:50053"))
+    });
+    let started = Instant::now();
+    let (sender, mut outcomes) = mpsc::channel(MAX_IN_FLIGHT);
+    let schedule = Schedule { push, client, repeat: args.repeat, outcomes: sender };
+    match args.rate {
+        Some(rate) => tokio::spawn(schedule.open_loop(rate)),
+        None => tokio::spawn(schedule.one_by_one()),
+    };
+    let mut summary = Summary::default();
+    while let Some((number, outcome)) = outcomes.recv().await {
+        summary.add(&outcome);
+        let told = if args.json { print::json(args, number, &outcome) } else { print::text(args, &outcome) };
+        if !tell(&told) {
+            break;
+        }
+    }
+    if args.repeat > 1 && !args.json {
+        tell(&summary.text(started.elapsed()));
+    }
+    ExitCode::from(summary.exit_code())
+}
+
+/// False: nobody reads any more.
+fn tell(text: &str) -> bool {
+    std::io::stdout().lock().write_all(text.as_bytes()).is_ok()
+}
+
+struct Schedule {
+    push: Push,
+    client: Client,
+    repeat: u64,
+    outcomes: mpsc::Sender<(u64, Outcome)>,
+}
+
+impl Schedule {
+    /// Each waits for the one before.
+    async fn one_by_one(mut self) {
+        for number in 1..=self.repeat {
+            let outcome = self.client.push(self.push.clone(), Instant::now()).await;
+            if self.outcomes.send((number, outcome)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Each at its time, whatever became of those before. Elapsed times count from that time, so that a schedule
+    /// that is not kept shows in them.
+    async fn open_loop(self, rate: f64) {
+        let started = Instant::now();
+        for number in 1..=self.repeat {
+            let due = started + Duration::from_secs_f64((number - 1) as f64 / rate);
+            tokio::time::sleep_until(due.into()).await;
+            // The place for its outcome, taken beforehand, bounds what is in flight.
+            let Ok(place) = self.outcomes.clone().reserve_owned().await else { return };
+            let (mut client, push) = (self.client.clone(), self.push.clone());
+            tokio::spawn(async move { place.send((number, client.push(push, due).await)) });
+        }
+    }
+}

@@ -9,6 +9,8 @@
 
 mod answer;
 mod board;
+#[cfg(test)]
+mod board_tests;
 mod config;
 mod dispatch;
 mod metrics;

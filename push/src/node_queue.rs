@@ -95,3 +95,77 @@ impl NodeQueue {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ringcast_proto::pubsub::{MessageContent, ReportMode, delivery};
+
+    use super::*;
+
+    fn queued(id: u64, bytes: usize, deadline: Instant) -> Queued {
+        let push = Push {
+            target: delivery::Target::Broadcast(true),
+            exclude: Vec::new(),
+            content: MessageContent { data: vec![0; bytes].into(), ..Default::default() },
+            message_id: String::new(),
+            deadline: Duration::ZERO,
+            report_mode: ReportMode::Full,
+        };
+        Queued { id, part: 0, routed: 1, deadline, push: Arc::new(push) }
+    }
+
+    fn ids(batch: &[Queued]) -> Vec<u64> {
+        batch.iter().map(|queued| queued.id).collect()
+    }
+
+    #[test]
+    fn its_bounds_are_count_and_bytes_and_it_takes_again_when_emptied() {
+        let now = Instant::now();
+        let mut queue = NodeQueue::default();
+        for id in 0..MAX_QUEUED as u64 {
+            queue.add(queued(id, 0, now)).unwrap();
+        }
+        assert!(queue.add(queued(0, 0, now)).is_err());
+        assert_eq!(queue.take_all().len(), MAX_QUEUED);
+        assert_eq!((queue.len(), queue.bytes()), (0, 0));
+
+        queue.add(queued(0, MAX_QUEUED_BYTES + 1, now)).expect("an empty queue takes any push");
+        assert!(queue.add(queued(1, 0, now)).is_err());
+        assert_eq!(ids(&queue.take_batch()), [0]);
+        assert_eq!(queue.bytes(), 0);
+        queue.add(queued(1, 0, now)).unwrap();
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_order_and_never_empty_while_something_waits() {
+        let now = Instant::now();
+        let mut queue = NodeQueue::default();
+        for id in 0..1500 {
+            queue.add(queued(id, 10, now)).unwrap();
+        }
+        assert!(ids(&queue.take_batch()).into_iter().eq(0..1024));
+        assert!(ids(&queue.take_batch()).into_iter().eq(1024..1500));
+        for (id, bytes) in [(1, 600_000), (2, 600_000), (3, 2_000_000), (4, 1)] {
+            queue.add(queued(id, bytes, now)).unwrap();
+        }
+        let batches: Vec<_> = (0..4).map(|_| ids(&queue.take_batch())).collect();
+        assert_eq!(batches, [vec![1], vec![2], vec![3], vec![4]]);
+        assert!(queue.take_batch().is_empty());
+    }
+
+    #[test]
+    fn what_has_expired_leaves_and_the_rest_keeps_its_order() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut queue = NodeQueue::default();
+        for (id, deadline) in [(1, later), (2, now), (3, later), (4, now)] {
+            queue.add(queued(id, 100, deadline)).unwrap();
+        }
+        let before = queue.bytes();
+        assert_eq!(ids(&queue.take_expired(now)), [2, 4]);
+        assert_eq!(queue.bytes() * 2, before);
+        assert_eq!(ids(&queue.take_batch()), [1, 3]);
+    }
+}

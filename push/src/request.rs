@@ -342,3 +342,28 @@ fn unix_ms() -> i64 {
     // A clock before 1970 is answered with the least timestamp that is one.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_timeout_is_read_as_grpc_writes_it() {
+        let read = |text| parse_timeout(text);
+        assert_eq!(read("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("99999999u"), Some(Duration::from_micros(99_999_999)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for wrong in ["", "S", "5", "5s", "-1S", "100000000n", "1.5S", "五S"] {
+            assert_eq!(read(wrong), None, "{wrong:?} was read");
+        }
+    }
+
+    #[test]
+    fn the_margin_is_a_tenth_within_bounds() {
+        let ms = Duration::from_millis;
+        for (time, left) in [(60_000, 59_950), (1000, 950), (300, 270), (20, 15), (5, 1), (0, 1)] {
+            assert_eq!(less_margin(ms(time)), ms(left), "of {time} ms");
+        }
+    }
+}
