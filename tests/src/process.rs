@@ -41,6 +41,11 @@ impl Process {
         Self { name: name.into(), child, stdout, stderr, readers }
     }
 
+    /// What it was started as.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -70,6 +75,13 @@ impl Process {
         // SAFETY: the child has not been waited for, so its id is still its own; no memory is involved.
         let done = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
         assert_eq!(done, 0, "{}: signal {signal}", self.name);
+    }
+
+    /// Sends a signal to it and to all that it started, as a terminal does.
+    pub fn signal_group(&self, signal: libc::c_int) {
+        // SAFETY: as above; the group is named by the child's id.
+        let done = unsafe { libc::kill(-(self.child.id() as libc::pid_t), signal) };
+        assert_eq!(done, 0, "{}: signal {signal} to the group", self.name);
     }
 
     /// How it ended, where it has.

@@ -53,7 +53,9 @@ async fn ten_thousand_connections_on_one_node() {
 fn join_all(system: &System) -> (Vec<Fleet>, f64) {
     let node = &system.nodes[0];
     let mut fleets = Vec::new();
-    let mut points = vec![(0.0, procfs::rss_bytes(node.process.pid()).unwrap() as f64)];
+    let rss = || procfs::rss_bytes(node.process.pid()).unwrap() as f64;
+    let mut points = vec![(0.0, rss())];
+    println!("figure: 0 connections, node RSS {} KiB", points[0].1 / 1024.0);
     for step in 0..STEPS {
         let first = step * CLIENTS / STEPS;
         let plan = FleetPlan::new(node.http, CLIENTS / STEPS, &format!("s{step}-"), move |number| {

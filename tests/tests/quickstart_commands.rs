@@ -73,7 +73,9 @@ impl Desk {
         if !variant.drops_root() {
             variant.apply(&mut command);
         }
-        command.env("PYTHON", place::python()).env("GRPC_SCRIPT", place::client_script("grpc_reflection.py"));
+        command
+            .env("PYTHON", place::python())
+            .env("GRPC_SCRIPT", place::client_script("reflection_client.py"));
         command
     }
 
@@ -134,7 +136,8 @@ fn blocks() -> Vec<&'static str> {
     let mut rest = DOCUMENT;
     while let Some((_, after)) = rest.split_once("```bash\n") {
         let (block, after) = after.split_once("```").expect("every block ends");
-        if !NOT_HERE.iter().any(|word| block.contains(word)) {
+        let commands = block.lines().any(|line| !line.is_empty() && !line.starts_with('#'));
+        if commands && !NOT_HERE.iter().any(|word| block.contains(word)) {
             blocks.push(block);
         }
         rest = after;
@@ -202,11 +205,28 @@ async fn follow_the_document() {
         ("你好！", "translation", 1),
     ];
     expect(&mut people, &pushes).await;
-    assert_eq!(desk.run(blocks[13]).matches("\"connections\"").count() % 3, 0);
+    assert_eq!(desk.run(blocks[13]).matches("\"node_id\":").count(), 3);
     desk.run(blocks[14]);
     let printed = desk.run(blocks[15]);
     assert!(printed.contains("connect-node-1") && printed.contains("room-001"), "{printed}");
     assert_metrics_are_served(&desk);
+    a_node_goes_offline(&mut desk, &mut people).await;
+}
+
+/// Fault test 1: Ctrl+C on node 1. Alice's connection ends, the others' do not; she connects to another node, and
+/// pushes find her there.
+async fn a_node_goes_offline(desk: &mut Desk, people: &mut [Member]) {
+    let node = desk.running.iter().position(|process| process.name().contains("connect-node-1")).unwrap();
+    desk.running[node].signal_group(libc::SIGINT);
+    assert_eq!(people[0].closed().await.unwrap().0, 1012);
+    people[0] = Members::default()
+        .join(Kind::Tungstenite, ([127, 0, 0, 1], 8081).into(), "user-001", "room-001")
+        .await;
+    desk.running[node].wait(TIMEOUT);
+    desk.run("go run biz-server/example_client.go --action push-to-user --user user-001 --message again\n");
+    assert_eq!(people[0].push().await.unwrap().content, b"again");
+    desk.run("go run biz-server/example_client.go --action push-to-room --room room-001 --message all\n");
+    expect(people, &[("all", "text", 3)]).await;
 }
 
 /// Alice, Bob and Charlie on their three nodes.

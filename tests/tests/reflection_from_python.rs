@@ -8,12 +8,12 @@ use ringcast_tests::{Service, System, SystemPlan, place};
 
 fn grpc(service: &Service, before: &[&str], after: &[&str]) -> Output {
     let mut command = Command::new(place::python());
-    command.arg(place::client_script("grpc_reflection.py")).arg("-plaintext").args(before);
+    command.arg(place::client_script("reflection_client.py")).arg("-plaintext").args(before);
     command.arg(service.grpc.to_string()).args(after).output().expect("Python starts")
 }
 
-fn listed(service: &Service) -> Vec<String> {
-    let output = grpc(service, &[], &["list"]);
+fn listed(service: &Service, by: &[&str]) -> Vec<String> {
+    let output = grpc(service, by, &["list"]);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
@@ -27,11 +27,6 @@ fn called(service: &Service, data: &str, method: &str) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_are_listed_and_called() {
     let system = System::start(SystemPlan::nodes(1)).await;
-    let both = [
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    ];
     for (service, own) in [
         (
             &system.control,
@@ -40,13 +35,13 @@ async fn services_are_listed_and_called() {
         (&system.push, &["pubsub.PushManagerService"]),
         (&system.nodes[0], &["pubsub.ConnectNodeService"]),
     ] {
-        let names = listed(service);
-        for name in own.iter().chain(&both) {
-            assert!(
-                names.iter().any(|listed| listed == name),
-                "{}: {name} is not among {names:?}",
-                service.id
-            );
+        for (by, reflection) in [(&[][..], "v1"), (&["-v1alpha"], "v1alpha")] {
+            let mut names = listed(service, by);
+            assert!(names.contains(&format!("grpc.reflection.{reflection}.ServerReflection")), "{names:?}");
+            names.retain(|name| !name.starts_with("grpc.reflection."));
+            let mut served = own.to_vec();
+            served.insert(0, "grpc.health.v1.Health");
+            assert_eq!(names, served, "{} lists what it serves, by {reflection}", service.id);
         }
         let health = called(service, "{}", "grpc.health.v1.Health/Check");
         assert_eq!(health["status"], "SERVING", "{}: {health}", service.id);

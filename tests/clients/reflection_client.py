@@ -1,9 +1,10 @@
 """A gRPC client that knows nothing of the contracts but what the server's reflection tells it.
 
 Takes the arguments of grpcurl that the quick start uses:
-    grpc_reflection.py -plaintext HOST:PORT list
-    grpc_reflection.py -plaintext HOST:PORT list SERVICE
-    grpc_reflection.py -plaintext [-d JSON] HOST:PORT SERVICE/METHOD
+    reflection_client.py -plaintext HOST:PORT list
+    reflection_client.py -plaintext HOST:PORT list SERVICE
+    reflection_client.py -plaintext [-d JSON] HOST:PORT SERVICE/METHOD
+It asks by grpc.reflection.v1, as grpcurl does; `-v1alpha` makes it ask by the older one.
 Answers are printed as JSON with the proto names of the fields. Exit code 64 + gRPC code on an error.
 """
 
@@ -16,10 +17,19 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
+class AsV1(grpc.StreamStreamClientInterceptor):
+    """The package knows v1alpha alone; v1 has the same messages under another name."""
+
+    def intercept_stream_stream(self, continuation, details, requests):
+        method = details.method.replace("/grpc.reflection.v1alpha.", "/grpc.reflection.v1.")
+        return continuation(details._replace(method=method), requests)
+
+
 def main():
     parser = argparse.ArgumentParser()
     # argparse takes a single dash for long options too.
     parser.add_argument("-plaintext", action="store_true", required=True)
+    parser.add_argument("-v1alpha", action="store_true")
     parser.add_argument("-d", dest="data", default="{}")
     parser.add_argument("address")
     parser.add_argument("what")
@@ -28,7 +38,8 @@ def main():
 
     channel = grpc.insecure_channel(arguments.address)
     grpc.channel_ready_future(channel).result(timeout=10)
-    database = ProtoReflectionDescriptorDatabase(channel)
+    asked = channel if arguments.v1alpha else grpc.intercept_channel(channel, AsV1())
+    database = ProtoReflectionDescriptorDatabase(asked)
     if arguments.what == "list" and arguments.service is None:
         print("\n".join(sorted(database.get_services())))
         return 0
