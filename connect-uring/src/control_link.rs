@@ -154,7 +154,7 @@ impl ControlLink {
                 }
             };
             if !std::mem::replace(&mut told, true) {
-                tracing::warn!(controller = %self.parts.controller, %reason, "no controller; trying again");
+                tracing::warn!(controller = %self.parts.controller, %reason, "not registered; trying again");
             }
             let delay = delays.next().unwrap_or(HEARTBEAT);
             tokio::select! {

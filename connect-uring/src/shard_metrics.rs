@@ -42,9 +42,10 @@ const fn total(name: &'static str, help: &'static str, value: Value) -> Row {
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 34] = [
+const ROWS: [Row; 35] = [
     gauge("connections", "Connections, by shard.", Value::ByShard(|f| f.core.connections)),
     gauge("sessions_joined", "Sessions that are live in the presence, by shard.", Value::ByShard(|f| f.core.joined)),
+    gauge("sessions_echoing", "WebSockets on /echo.", Value::Sum(|f| f.core.echoing)),
     gauge("users", "Distinct users with a live session.", Value::Node(NodeStatus::users)),
     gauge("rooms", "Distinct rooms with a live session.", Value::Node(NodeStatus::rooms)),
     gauge("queued_frames", "Pushes that wait for a session, in sessions.", Value::Sum(|f| f.core.queued())),
