@@ -45,7 +45,7 @@ enum Task {
 
 fn main() -> ExitCode {
     match run(Args::parse().task, &workspace_root()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -53,31 +53,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task, root: &Path) -> Result<()> {
+fn run(task: Task, root: &Path) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::set_up(root),
+        Task::Setup => setup::set_up(root)?,
         Task::Test { args } => {
             setup::set_up(root)?;
             let all_drivers = args.is_empty();
-            suite::Suite { cargo_args: args, all_drivers, ..suite::Suite::default() }.run(root)
+            return suite::Suite { cargo_args: args, all_drivers, ..suite::Suite::default() }.run(root);
         }
         Task::Nightly => {
             setup::set_up(root)?;
-            suite::Suite::nightly().run(root)
+            return suite::Suite::nightly().run(root);
         }
-        Task::Ci => ci(root),
+        Task::Ci => return ci(root),
         Task::Tidy => {
             let complaints = tidy::complaints(root)?;
             if !complaints.is_empty() {
                 bail!("{}\n{} complaints", complaints.join("\n"), complaints.len());
             }
             println!("tidy");
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn ci(root: &Path) -> Result<()> {
+fn ci(root: &Path) -> Result<ExitCode> {
     let cargo = |args: &[&str]| Step::new("cargo", args).minutes(BUILD_MINUTES);
     cargo(&["fmt", "--all", "--check"]).run(root)?;
     cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]).run(root)?;
