@@ -53,7 +53,7 @@ pub(crate) enum Nobody {
     /// The user holds no connection.
     UserOffline,
     /// There is no connection at all.
-    NobodyConnected,
+    NoConnection,
 }
 
 impl Nobody {
@@ -63,7 +63,7 @@ impl Nobody {
             Self::RoomEmpty => "room empty",
             Self::AllExcluded => "all excluded",
             Self::UserOffline => "user offline",
-            Self::NobodyConnected => "nobody connected",
+            Self::NoConnection => "nobody connected",
         }
     }
 }

@@ -217,7 +217,7 @@ impl Board {
                 (self.routes.user(id).filter_map(part).collect(), Nobody::UserOffline)
             }
             delivery::Target::Broadcast(_) => {
-                (self.routes.everyone().filter_map(part).collect(), Nobody::NobodyConnected)
+                (self.routes.everyone().filter_map(part).collect(), Nobody::NoConnection)
             }
         }
     }

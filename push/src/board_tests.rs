@@ -326,6 +326,7 @@ impl World {
         let mut ended = Vec::new();
         self.board.close_stream(stream, &mut ended);
         self.handed.remove(&stream.link.0);
+        assert!(!self.board.open.awaits(stream.link), "seed {}: awaited on a stream that is over", self.seed);
         let mut late = Vec::new();
         assert!(matches!(self.board.take_batch(stream, self.now, &mut late), Batch::Ended));
         self.finish(ended);

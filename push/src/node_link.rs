@@ -63,13 +63,13 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Erro
 enum LinkError {
     #[error("cannot be reached: {0}")]
     Unreachable(#[from] tonic::transport::Error),
-    #[error("refused the stream: {0}")]
+    #[error("refused the stream: {code:?}: {message}", code = .0.code(), message = .0.message())]
     Refused(tonic::Status),
     #[error("did not answer within {OPEN_TIMEOUT:?}")]
     Silent(#[from] tokio::time::error::Elapsed),
     #[error("is {found} of start {incarnation}, which is not who the feed says is there")]
     SomeoneElse { found: String, incarnation: u64 },
-    #[error("broke: {0}")]
+    #[error("broke: {code:?}: {message}", code = .0.code(), message = .0.message())]
     Broken(tonic::Status),
     #[error("was ended by the node")]
     Ended,

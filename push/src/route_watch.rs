@@ -42,7 +42,7 @@ const ACKNOWLEDGEMENTS: usize = 64;
 enum FeedError {
     #[error("the controller cannot be reached: {0}")]
     Unreachable(#[from] tonic::transport::Error),
-    #[error("the controller refused the feed or broke it: {0}")]
+    #[error("it was refused or broke: {code:?}: {message}", code = .0.code(), message = .0.message())]
     Broken(#[from] tonic::Status),
     #[error("the controller is silent")]
     Silent(#[from] tokio::time::error::Elapsed),

@@ -100,10 +100,6 @@ impl FakeController {
         self.change(RouteUpdate { rooms: vec![room], ..Default::default() });
     }
 
-    pub(crate) fn set_user(&self, user: UserRoute) {
-        self.change(RouteUpdate { users: vec![user], ..Default::default() });
-    }
-
     pub(crate) fn change(&self, update: RouteUpdate) {
         self.feed.told.lock().unwrap().change(update);
     }

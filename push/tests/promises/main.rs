@@ -1,5 +1,8 @@
 //! What the push manager promises, seen from outside: a controller and nodes played over real loopback gRPC.
 
+// What goes wrong in what a test plays is the test's failure.
+#![allow(clippy::unwrap_used)]
+
 mod controller;
 mod errors;
 mod feed;
