@@ -190,9 +190,8 @@ impl Publisher {
     async fn publish_unary(&self, plan: PublishPlan) -> anyhow::Result<PublishReport> {
         let mut books = Books::new(&plan);
         let (answers, mut answered) = mpsc::unbounded_channel();
-        let start = monotonic_ns();
-        for number in 0..plan.count {
-            let due = wait_for_turn(start, number, &plan).await;
+        let mut schedule = schedule(&plan);
+        while let Some((number, due)) = schedule.recv().await {
             let mut client = self.client.clone();
             let answers = answers.clone();
             let push = push_for(&plan, number, due);
@@ -219,13 +218,12 @@ impl Publisher {
         let (pushes, requests) = mpsc::channel::<PushStreamRequest>(1024);
         let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
         let mut results = self.client.clone().push_stream(requests).await?.into_inner();
-        let schedule = plan.clone();
         let (leaving, mut left) = mpsc::unbounded_channel();
-        let start = monotonic_ns();
+        let sent = plan.clone();
+        let mut schedule = schedule(&plan);
         let sender = tokio::spawn(async move {
-            for number in 0..schedule.count {
-                let due = wait_for_turn(start, number, &schedule).await;
-                let push = StreamedPush { push_id: number, push: Some(push_for(&schedule, number, due)) };
+            while let Some((number, due)) = schedule.recv().await {
+                let push = StreamedPush { push_id: number, push: Some(push_for(&sent, number, due)) };
                 if pushes.send(PushStreamRequest { pushes: vec![push] }).await.is_err() {
                     return;
                 }
@@ -291,14 +289,22 @@ fn grace(plan: &PublishPlan) -> Duration {
     Duration::from_millis(u64::from(plan.deadline_ms.max(1000))) + ANSWER_GRACE
 }
 
-/// Sleeps until a push is due; returns when that is, in nanoseconds of CLOCK_MONOTONIC.
-async fn wait_for_turn(start_ns: u64, number: u64, plan: &PublishPlan) -> u64 {
-    let due = start_ns + (number as f64 * 1e9 / plan.rate) as u64;
-    let early = Duration::from_nanos(due.saturating_sub(monotonic_ns()));
-    if !early.is_zero() {
-        tokio::time::sleep(early).await;
-    }
-    due
+/// The schedule: each push's number and due time, in nanoseconds of CLOCK_MONOTONIC, given when it is due. A thread
+/// keeps the time, because the runtime's timers are only good to a millisecond.
+fn schedule(plan: &PublishPlan) -> mpsc::UnboundedReceiver<(u64, u64)> {
+    let (due_now, schedule) = mpsc::unbounded_channel();
+    let (count, rate) = (plan.count, plan.rate);
+    let start = monotonic_ns();
+    std::thread::spawn(move || {
+        for number in 0..count {
+            let due = start + (number as f64 * 1e9 / rate) as u64;
+            std::thread::sleep(Duration::from_nanos(due.saturating_sub(monotonic_ns())));
+            if due_now.send((number, due)).is_err() {
+                return;
+            }
+        }
+    });
+    schedule
 }
 
 fn push_for(plan: &PublishPlan, number: u64, intended_ns: u64) -> Push {

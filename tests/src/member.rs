@@ -16,7 +16,7 @@ use crate::push_frame::PushFrame;
 use crate::script::Script;
 
 /// How long a member waits for what is to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
