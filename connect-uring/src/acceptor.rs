@@ -23,6 +23,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(35);
 /// The pause after an accept failed for want of descriptors or memory, doubled each time, in milliseconds.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 10..=100;
 
+/// Clients that are told so before each pause.
+const REFUSED_PER_PAUSE: usize = 64;
+
 /// What a client is told that cannot be taken.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
     Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
@@ -102,7 +105,7 @@ impl Acceptor {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => {
                         self.pause(now_ms);
-                        self.refuse_one();
+                        self.refuse_some();
                     }
                     Some(libc::ENOBUFS | libc::ENOMEM) => self.pause(now_ms),
                     // These are of one client that has gone again, or of none.
@@ -149,12 +152,13 @@ impl Acceptor {
         self.pause_ms = (2 * self.pause_ms).min(*PAUSE_MS.end());
     }
 
-    /// Tells one client that there is no room, with the descriptor that was kept for it.
-    fn refuse_one(&mut self) {
-        if self.spare.take().is_some()
-            && let Ok(client) = self.accept()
-        {
-            refuse(client);
+    /// Tells clients that there is no room, one after the other with the descriptor that was kept for it.
+    fn refuse_some(&mut self) {
+        if self.spare.take().is_some() {
+            for _ in 0..REFUSED_PER_PAUSE {
+                let Ok(client) = self.accept() else { break };
+                refuse(client);
+            }
         }
         self.spare = spare();
     }

@@ -148,6 +148,9 @@ pub(crate) trait Plane {
     /// Whether nothing is left to do until [`Plane::wake_fd`] polls as readable.
     fn may_sleep(&mut self) -> bool;
 
+    /// [`Plane::wake_fd`] has ended a sleep.
+    fn woken(&mut self);
+
     /// What to sleep on.
     fn wake_fd(&self) -> BorrowedFd<'_>;
 

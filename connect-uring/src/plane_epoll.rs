@@ -223,6 +223,10 @@ impl Plane for EpollPlane {
         self.events.is_empty() && !self.more_ready
     }
 
+    fn woken(&mut self) {
+        // The next poll takes what made it readable.
+    }
+
     fn wake_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }

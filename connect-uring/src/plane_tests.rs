@@ -76,6 +76,7 @@ impl Rig {
                 // SAFETY: one pollfd is passed, and it lives through the call.
                 let woken = unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) };
                 assert_eq!(woken, 1, "nothing woke the plane; it told {:?}", self.events);
+                self.plane.woken();
             }
         }
     }

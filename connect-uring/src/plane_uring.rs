@@ -14,7 +14,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use connect_core::Write;
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 use ringcast_proto::{SessionId, ShardId};
 
 use crate::event_fd::EventFd;
@@ -32,6 +32,9 @@ const COMPLETIONS_PER_ENTRY: u32 = 16;
 
 /// Completions that one call of [`Plane::poll`] takes at most.
 const COMPLETIONS_PER_POLL: usize = 8192;
+
+/// Every enter fetches what waits as task work.
+const GET_EVENTS: u32 = EnterFlags::GETEVENTS.bits();
 
 /// A list of events or free places longer than this gives its memory back when it is empty.
 const KEPT_CAPACITY: usize = 8192;
@@ -92,6 +95,8 @@ pub(crate) struct UringPlane {
     /// Events that came about outside [`Plane::poll`].
     events: Vec<PlaneEvent>,
     completions: Vec<(u64, i32, u32)>,
+    /// The eventfd is signalled: the loop sleeps.
+    tells: bool,
     /// An error of the ring that the next call tells.
     failure: Option<io::Error>,
     counters: PlaneCounters,
@@ -139,6 +144,7 @@ impl UringPlane {
             unsubmitted: VecDeque::new(),
             events: Vec::new(),
             completions: Vec::new(),
+            tells: true,
             failure: None,
             counters: PlaneCounters::default(),
         })
@@ -177,7 +183,12 @@ impl UringPlane {
                 self.counters.completion_overflows += 1;
             }
             self.counters.enters += 1;
-            match self.ring.submit() {
+            // SAFETY: no argument is passed; what is submitted is valid, as `queue` says.
+            let entered = unsafe {
+                let submissions = self.ring.submission().len() as u32;
+                self.ring.submitter().enter::<libc::sigset_t>(submissions, 0, GET_EVENTS, None)
+            };
+            match entered {
                 Ok(submitted) => break submitted,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
@@ -416,6 +427,10 @@ impl Plane for UringPlane {
     }
 
     fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<()> {
+        if std::mem::take(&mut self.tells) {
+            // Awake, the loop looks by itself; each signal would only cost it another wake-up.
+            self.ring.completion().disable_eventfd();
+        }
         events.append(&mut self.events);
         if self.events.capacity() > KEPT_CAPACITY {
             self.events = Vec::new();
@@ -438,12 +453,19 @@ impl Plane for UringPlane {
     }
 
     fn may_sleep(&mut self) -> bool {
-        if self.has_work() {
+        if self.failure.is_some() || self.has_work() {
             return false;
         }
-        // Cleared before the last look: what comes in between leaves the flag of the ring set.
+        self.tells = true;
+        self.ring.completion().enable_eventfd();
+        // What came in before the eventfd was told of nobody: only an enter finds it for certain.
+        let looked = self.enter();
+        self.failure = looked.err();
+        self.failure.is_none() && !self.has_work()
+    }
+
+    fn woken(&mut self) {
         self.event.clear();
-        !self.has_work()
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {
@@ -466,5 +488,55 @@ impl Drop for UringPlane {
         if self.counters.writes_in_flight > 0 {
             std::mem::forget(std::mem::take(&mut self.writes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+
+    /// Flushes and collects until every session has been told of as readable.
+    fn all_readable(plane: &mut UringPlane, sessions: &[SessionId]) {
+        let mut events = Vec::new();
+        for _ in 0..1000 {
+            plane.flush().unwrap();
+            plane.poll(&mut events).unwrap();
+            if sessions.iter().all(|&session| events.contains(&PlaneEvent::Readable { session })) {
+                return;
+            }
+        }
+        panic!("{} events for {} sessions", events.len(), sessions.len());
+    }
+
+    #[test]
+    fn polls_that_end_for_want_of_room_are_armed_again() {
+        crate::kernel_check::raise_open_files().unwrap();
+        let shard = ShardId(3);
+        let Ok(mut plane) = UringPlane::with_entries(shard, 256, 512, &mut |_| {}) else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut sessions, mut clients) = (Vec::new(), Vec::new());
+        for slot in 0..1000 {
+            let session = SessionId::new(shard, slot, 1);
+            clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            plane.register(session, listener.accept().unwrap().0.into());
+            sessions.push(session);
+        }
+        plane.flush().unwrap();
+        clients.iter_mut().for_each(|client| client.write_all(b"1").unwrap());
+        // Nothing is taken out of the completion queue, which has room for half of them.
+        while plane.ring.submission().taskrun() {
+            plane.ring.submit().unwrap();
+        }
+        assert!(plane.ring.completion().is_full());
+        all_readable(&mut plane, &sessions);
+        let rearmed = plane.counters().polls_rearmed;
+        assert!((400..=1000).contains(&rearmed), "{rearmed}");
+        for session in &sessions {
+            assert_eq!(plane.receive(*session, &mut [0; 8]).unwrap().bytes, 1);
+        }
+        clients.iter_mut().for_each(|client| client.write_all(b"2").unwrap());
+        all_readable(&mut plane, &sessions);
     }
 }

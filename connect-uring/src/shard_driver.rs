@@ -197,6 +197,11 @@ impl ShardDriver {
         self.bridge.to_shard.event().clear();
     }
 
+    /// The loop was woken by the plane.
+    pub(crate) fn woken_by_plane(&mut self) {
+        self.plane.woken();
+    }
+
     /// The loop was woken by clients that wait.
     pub(crate) fn woken_by_clients(&mut self) {
         if let Some(acceptor) = &mut self.acceptor {

@@ -31,7 +31,7 @@ use crate::bridge::ShardEnd;
 use crate::clock::Clock;
 use crate::config::DriverChoice;
 use crate::http::NodeStatus;
-use crate::kernel_check::{explain_refusal, io_uring_unfit};
+use crate::kernel_check::{explain_refusal, io_uring_unfit, use_small_pages};
 use crate::plane::{Driver, Plane};
 use crate::plane_epoll::EpollPlane;
 use crate::plane_uring::UringPlane;
@@ -113,6 +113,7 @@ type Ready = mpsc::SyncSender<io::Result<(Driver, SocketAddr)>>;
 fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
     let shard = setup.end.id;
     own_descriptors(shard, setup.end.descriptors());
+    use_small_pages();
     if let Some(core) = setup.core
         && let Err(error) = pin(core)
     {
@@ -189,6 +190,9 @@ async fn turn(driver: &mut ShardDriver, bed: &mut Bed) -> io::Result<()> {
             if woken.by_bridge {
                 driver.woken_by_bridge();
             }
+            if woken.by_plane {
+                driver.woken_by_plane();
+            }
             if woken.by_clients {
                 driver.woken_by_clients();
             }
@@ -211,9 +215,10 @@ struct Bed {
     timer: Pin<Box<monoio::time::Sleep>>,
 }
 
-/// What ended a sleep, beside the plane and the deadline.
+/// What ended a sleep; nothing of this when it was the deadline.
 struct Woken {
     by_bridge: bool,
+    by_plane: bool,
     by_clients: bool,
 }
 
@@ -239,7 +244,7 @@ impl Bed {
             let by_clients = sleep.accepts && self.clients.as_mut().is_some_and(|clients| clients.poll(cx));
             let in_time = sleep.at_most_ms.is_some() && self.timer.as_mut().poll(cx).is_ready();
             if by_bridge || by_plane || by_clients || in_time {
-                Poll::Ready(Woken { by_bridge, by_clients })
+                Poll::Ready(Woken { by_bridge, by_plane, by_clients })
             } else {
                 Poll::Pending
             }
