@@ -182,11 +182,6 @@ impl AsFd for BridgeEnd {
 }
 
 impl BridgeEnd {
-    /// Takes all that waits, in order.
-    pub(crate) fn drain_into(&self, taken: &mut VecDeque<FromShard>) {
-        self.0.0.drain_into(taken);
-    }
-
     /// Registers the end with the tokio runtime that is entered now.
     pub(crate) fn into_async(self) -> io::Result<AsyncBridgeEnd> {
         // SAFETY: the end always gives the same descriptor, which stays open while it holds the lane.
@@ -220,8 +215,6 @@ impl AsyncBridgeEnd {
 /// What the bridge holds of a shard.
 #[derive(Debug)]
 pub(crate) struct ShardHandle {
-    /// The shard.
-    pub(crate) id: ShardId,
     /// What it is told.
     pub(crate) to_shard: Arc<ToShardLane>,
     /// What it says.
@@ -254,7 +247,7 @@ pub(crate) fn connect(shard: ShardId) -> io::Result<(ShardHandle, ShardEnd)> {
         from_shard: Arc::clone(&from_shard),
         stats: Arc::clone(&stats),
     };
-    Ok((ShardHandle { id: shard, to_shard, from_shard: BridgeEnd(from_shard), stats }, end))
+    Ok((ShardHandle { to_shard, from_shard: BridgeEnd(from_shard), stats }, end))
 }
 
 impl ShardEnd {

@@ -71,7 +71,6 @@ mod tests {
         assert_eq!(parse_release("5.15.167.4-microsoft-standard-WSL2"), Some((5, 15)));
         assert_eq!(parse_release("6.18-rc1"), Some((6, 18)));
         assert_eq!(parse_release(""), None);
-        assert!((5, 19) < KERNEL_FLOOR && (6, 0) < KERNEL_FLOOR && (10, 0) > KERNEL_FLOOR);
     }
 
     #[test]
