@@ -127,7 +127,9 @@ fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
                 return drive(runtime, Box::new(plane), setup, ready);
             }
             Err(why) if choice == DriverChoice::IoUring => {
-                let why = format!("driver = io_uring: {why}; set driver to auto to fall back to epoll");
+                let why = format!(
+                    "io_uring was refused ({why}): set the driver to auto, which falls back to epoll"
+                );
                 return Err(Failure::Start(io::Error::other(why)));
             }
             Err(why) => warn!(shard = shard.0, "driver epoll: io_uring was refused: {why}"),
