@@ -539,4 +539,29 @@ mod tests {
         clients.iter_mut().for_each(|client| client.write_all(b"2").unwrap());
         all_readable(&mut plane, &sessions);
     }
+
+    #[test]
+    fn a_socket_stays_while_the_kernel_may_read_its_write() {
+        let shard = ShardId(3);
+        let Ok(mut plane) = UringPlane::with_entries(shard, 256, 512, &mut |_| {}) else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let session = SessionId::new(shard, 0, 1);
+        plane.register(session, listener.accept().unwrap().0.into());
+        let piece = connect_core::Piece::Own(std::rc::Rc::from(vec![0; 30_000_000]));
+        plane.send(session, Write { pieces: [piece].into_iter().collect(), skip: 0 });
+        plane.flush().unwrap();
+        plane.end(session);
+        // The poll's last completion, as if it came before that of the write.
+        let mut events = Vec::new();
+        plane.complete(user_data(Operation::Poll, session), -libc::ECANCELED, 0, &mut events);
+        assert_eq!((events.as_slice(), plane.counters().sockets), (&[][..], 1));
+        while plane.counters().sockets > 0 {
+            plane.poll(&mut events).unwrap();
+        }
+        assert!(
+            matches!(events[..], [PlaneEvent::Wrote { .. }, PlaneEvent::Gone { .. }]),
+            "the write is answered before the slot is free: {events:?}"
+        );
+    }
 }
