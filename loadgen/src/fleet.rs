@@ -52,7 +52,13 @@ impl Fleet {
         let mut totals = self.shared.totals.lock().unwrap_or_else(PoisonError::into_inner);
         while !condition(&totals) {
             let left = deadline.saturating_duration_since(Instant::now());
-            anyhow::ensure!(!left.is_zero(), "not within {timeout:?}: {totals:?}");
+            if left.is_zero() {
+                // The lock is let go: the fleet's thread needs it to make the report.
+                let last = *totals;
+                drop(totals);
+                let endings = self.report().map(|report| report.endings());
+                anyhow::bail!("not within {timeout:?}: {last:?}, {endings:?}");
+            }
             (totals, _) =
                 self.shared.changed.wait_timeout(totals, left).unwrap_or_else(PoisonError::into_inner);
         }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -266,7 +267,12 @@ fn restart(plan: &SystemPlan, folder: &Path, former: &Service) -> Service {
     }
 }
 
+/// Held from the copy of a binary to the start of a process: a child that another test forks in between would
+/// hold the copy open for writing, and what is open for writing cannot be run.
+static LAUNCH: Mutex<()> = Mutex::new(());
+
 fn launch(plan: &SystemPlan, folder: &Path, binary: &str, id: &str, config: &Path) -> Process {
+    let _launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
     let mut path = place::binary(binary);
     if plan.variant.drops_root() {
         // The build may lie where only its owner may look.

@@ -3,23 +3,28 @@
 //! broadcast is written to all 10,000; nothing is lost or doubled.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use loadgen::{Fleet, FleetPlan, PublishPlan, PublishReport, Target, Via};
+use loadgen::{Fleet, FleetPlan, FleetReport, PublishPlan, PublishReport, Publisher, Target, Via};
 use ringcast_proto::pubsub::Outcomes;
 use ringcast_tests::{System, SystemPlan, alone, procfs};
 
 const CLIENTS: usize = 10_000;
 const ROOM: usize = 100;
 const STEPS: usize = 4;
-const ROOM_PUSHES: u64 = 1_000;
-const USER_PUSHES: u64 = 4_000;
+const ROOM_PUSHES: u64 = 500;
+const USER_PUSHES: u64 = 2_000;
 const BROADCASTS: u64 = 5;
 const USERS_PUSHED_TO: usize = 1_000;
 
-const ROOM_STREAM: u32 = 1;
-const BROADCAST_STREAM: u32 = 2;
-const FIRST_USER_STREAM: u32 = 1_000;
+/// A measurement in which the generator itself was late says nothing of the system; it is made again, so often.
+const ATTEMPTS: u32 = 3;
+/// How late the generator may be (p99), in milliseconds.
+const MAX_LAG_MS: f64 = 1.5;
+
+const BROADCAST_STREAM: u32 = 1;
+const FIRST_ROOM_STREAM: u32 = 10;
+const FIRST_USER_STREAM: u32 = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_connections_on_one_node() {
@@ -27,26 +32,59 @@ async fn ten_thousand_connections_on_one_node() {
     let system = System::start(SystemPlan::nodes(1)).await;
     let (fleets, slope) = join_all(&system);
     println!("figure: {CLIENTS} joined connections, {slope:.0} B of node RSS each");
-
     let publisher = system.publisher().await;
+
     let room = Target::Room { room: "room-7".into(), exclude: Vec::new() };
-    let pushed = publisher.publish(PublishPlan::to(room, ROOM_STREAM, ROOM_PUSHES, 50.0)).await.unwrap();
-    assert_all_written(&pushed, ROOM_PUSHES * ROOM as u64);
-    println!("figure: room push to {ROOM}: generator's lag {}", pushed.lag);
-
-    let users = (0..USERS_PUSHED_TO).map(|number| format!("s0-{number}")).collect();
-    let plan = PublishPlan::to_users(users, FIRST_USER_STREAM, USER_PUSHES, 200.0);
-    let pushed = publisher.publish(plan).await.unwrap();
-    assert_all_written(&pushed, USER_PUSHES);
-    println!("figure: user push: answered {}; generator's lag {}", pushed.answered, pushed.lag);
-
+    let room_tries = until_punctual(&publisher, ROOM as u64, |attempt| {
+        PublishPlan::to(room.clone(), FIRST_ROOM_STREAM + attempt, ROOM_PUSHES, 50.0)
+    })
+    .await;
+    let users: Vec<String> = (0..USERS_PUSHED_TO).map(|number| format!("s0-{number}")).collect();
+    let user_tries = until_punctual(&publisher, 1, |attempt| {
+        let first = FIRST_USER_STREAM * (attempt + 1);
+        PublishPlan::to_users(users.clone(), first, USER_PUSHES, 200.0)
+    })
+    .await;
     let plan =
         PublishPlan::to(Target::All, BROADCAST_STREAM, BROADCASTS, 0.5).deadline_ms(10_000).via(Via::Unary);
-    let pushed = publisher.publish(plan).await.unwrap();
-    assert_all_written(&pushed, BROADCASTS * CLIENTS as u64);
+    assert_all_written(&publisher.publish(plan).await.unwrap(), BROADCASTS * CLIENTS as u64);
 
-    assert_received(&fleets);
+    let deliveries = u64::from(room_tries) * ROOM_PUSHES * ROOM as u64
+        + u64::from(user_tries) * USER_PUSHES
+        + BROADCASTS * CLIENTS as u64;
+    let reports = received(&fleets, deliveries);
+    let last_room = FIRST_ROOM_STREAM + room_tries - 1;
+    let room = reports[0].last_receiver(last_room..last_room + 1);
+    let last_user = FIRST_USER_STREAM * user_tries;
+    let user = reports[0].last_receiver(last_user..last_user + FIRST_USER_STREAM);
+    println!("figure: room push to {ROOM}, last receiver: {room}");
+    println!("figure: user push, received: {user}");
+    for report in &reports {
+        let broadcast = report.last_receiver(BROADCAST_STREAM..BROADCAST_STREAM + 1);
+        println!("figure: broadcast to {CLIENTS}, last of {} of them: {broadcast}", CLIENTS / STEPS);
+    }
+    assert_eq!((room.count(), user.count()), (ROOM_PUSHES, USER_PUSHES));
+    assert!(room.percentile_ms(99.0) < 10.0, "room push: {room}");
+    assert!(user.percentile_ms(99.0) < 5.0, "user push: {user}");
     assert!(slope < 600.0, "{slope:.0} B of RSS a connection");
+}
+
+/// Carries out a plan until the generator kept its schedule; returns how many times that took.
+async fn until_punctual(publisher: &Publisher, members: u64, plan: impl Fn(u32) -> PublishPlan) -> u32 {
+    for attempt in 0..ATTEMPTS {
+        let plan = plan(attempt);
+        let deliveries = plan.count * members;
+        let pushed = publisher.publish(plan).await.unwrap();
+        assert_all_written(&pushed, deliveries);
+        println!(
+            "figure: pushes to {members}: answered {}; the generator's lag {}",
+            pushed.answered, pushed.lag
+        );
+        if pushed.lag.percentile_ms(99.0) < MAX_LAG_MS {
+            return attempt + 1;
+        }
+    }
+    panic!("this machine is too busy to measure: the generator was late {ATTEMPTS} times");
 }
 
 /// Opens all connections in steps; returns the fleets and the slope of the node's RSS in bytes a connection.
@@ -88,17 +126,14 @@ fn assert_all_written(pushed: &PublishReport, deliveries: u64) {
     assert_eq!(pushed.outcomes(), expected);
 }
 
-fn assert_received(fleets: &[Fleet]) {
-    let deliveries = ROOM_PUSHES * ROOM as u64 + USER_PUSHES + BROADCASTS * CLIENTS as u64;
-    let received = |fleet: &Fleet| fleet.totals().received;
-    // What is written may still be on its way through the client's own socket.
-    for _ in 0..500 {
-        if fleets.iter().map(received).sum::<u64>() >= deliveries {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+/// Waits for what is still on its way through the clients' own sockets, then looks for losses and doubles.
+fn received(fleets: &[Fleet], deliveries: u64) -> Vec<FleetReport> {
+    let so_far = || fleets.iter().map(|fleet| fleet.totals().received).sum::<u64>();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while so_far() < deliveries && Instant::now() < deadline {
+        std::thread::yield_now();
     }
-    let reports: Vec<_> = fleets.iter().map(|fleet| fleet.report().unwrap()).collect();
+    let reports: Vec<FleetReport> = fleets.iter().map(|fleet| fleet.report().unwrap()).collect();
     assert_eq!(reports.iter().map(|report| report.totals.received).sum::<u64>(), deliveries);
     for report in &reports {
         assert_eq!(report.disorder(), (0, 0), "doubled or out of order");
@@ -110,15 +145,5 @@ fn assert_received(fleets: &[Fleet]) {
     let mut join = reports[0].join.clone();
     reports[1..].iter().for_each(|report| join.merge(&report.join));
     println!("figure: connect and join: {join}");
-
-    let room = reports[0].last_receiver(ROOM_STREAM..ROOM_STREAM + 1);
-    println!("figure: room push to {ROOM}, last receiver: {room}");
-    let user = reports[0].last_receiver(FIRST_USER_STREAM..u32::MAX);
-    println!("figure: user push, received: {user}");
-    for report in &reports {
-        println!("figure: broadcast, last of {} receivers: {}", CLIENTS / STEPS, report.last_receiver(2..3));
-    }
-    assert_eq!((room.count(), user.count()), (ROOM_PUSHES, USER_PUSHES));
-    assert!(room.percentile_ms(99.0) < 10.0, "room push: {room}");
-    assert!(user.percentile_ms(99.0) < 5.0, "user push: {user}");
+    reports
 }
