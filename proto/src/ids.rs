@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn session_ids_carry_their_parts() {
         let id = SessionId::new(ShardId(53), 19_999, SessionId::GENERATIONS - 1);
-        assert_eq!((id.shard(), id.slot(), id.generation()), (ShardId(53), 19_999, SessionId::GENERATIONS - 1));
+        assert_eq!(
+            (id.shard(), id.slot(), id.generation()),
+            (ShardId(53), 19_999, SessionId::GENERATIONS - 1)
+        );
         assert_eq!(SessionId::from_u64(id.as_u64()), id);
     }
 }

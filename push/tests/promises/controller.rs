@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use ringcast_proto::pubsub::route_feed_service_server::{RouteFeedService, RouteFeedServiceServer};
 use ringcast_proto::pubsub::{FollowRequest, NodeRoute, RoomRoute, RouteUpdate, RouteUpdateKind, UserRoute};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -41,6 +41,7 @@ pub(crate) struct FakeController {
     feed: Feed,
     /// Dropping it ends every connection at once, as the death of a process does.
     runtime: Option<Runtime>,
+    _reserved: TcpSocket,
 }
 
 impl FakeController {
@@ -51,7 +52,8 @@ impl FakeController {
             follows: watch::Sender::new(0),
             mute: watch::Sender::new(false),
         };
-        let mut controller = Self { address: ([127, 0, 0, 1], 0).into(), feed, runtime: None };
+        let (address, reserved) = reserve_address();
+        let mut controller = Self { address, feed, runtime: None, _reserved: reserved };
         controller.restart();
         controller
     }
@@ -59,7 +61,6 @@ impl FakeController {
     /// Serves at the same address again, with all that was told.
     pub(crate) fn restart(&mut self) {
         let (runtime, listener) = own_runtime(self.address);
-        self.address = listener.local_addr().unwrap();
         self.feed.acknowledged.send_replace(0);
         let server =
             tonic::transport::Server::builder().add_service(RouteFeedServiceServer::new(self.feed.clone()));
@@ -68,7 +69,7 @@ impl FakeController {
     }
 
     pub(crate) fn kill(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        end_runtime(self.runtime.take().unwrap());
         self.feed.told.lock().unwrap().followers.clear();
     }
 
@@ -217,6 +218,21 @@ impl RouteFeedService for Feed {
         tokio::spawn(self.clone().serve(request.into_inner(), updates));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(stream))))
     }
+}
+
+/// Ends a runtime with its listener and all connections, and waits until they are gone. It waits on a thread of its
+/// own, because a runtime cannot be waited for on another's.
+pub(crate) fn end_runtime(runtime: Runtime) {
+    std::thread::spawn(move || runtime.shutdown_timeout(crate::PATIENCE)).join().unwrap();
+}
+
+/// A loopback address that nobody else is given while the socket lives. It does not listen: who connects is refused
+/// until [`own_runtime`] listens there, too.
+pub(crate) fn reserve_address() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    (socket.local_addr().unwrap(), socket)
 }
 
 /// A runtime that can be dropped with all its connections, and a listener on it.

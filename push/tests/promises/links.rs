@@ -53,7 +53,7 @@ async fn the_callers_own_timeout_counts_where_it_is_shorter() {
     let response =
         soon("the answer", system.client.clone().push_to_room(request)).await.unwrap().into_inner();
     assert_eq!(total(&response), unknown(1), "a report, not the error of the transport's timeout");
-    assert!(response.report.unwrap().elapsed_us <= 460_000);
+    assert!(response.report.unwrap().elapsed_us < 500_000);
 }
 
 #[tokio::test]

@@ -11,13 +11,14 @@ use ringcast_proto::pubsub::{
     DeliverRequest, DeliverResponse, DeliverWelcome, Delivery, DeliveryOutcome, NodeRoute, Outcomes,
     ReportMode,
 };
+use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::controller::own_runtime;
+use crate::controller::{end_runtime, own_runtime, reserve_address};
 
 /// What the node does with a push.
 #[derive(Clone, Copy)]
@@ -43,6 +44,7 @@ pub(crate) struct FakeNode {
     intake: Intake,
     /// Dropping it ends every connection at once, as the death of a process does.
     runtime: Option<Runtime>,
+    _reserved: TcpSocket,
 }
 
 impl FakeNode {
@@ -55,7 +57,7 @@ impl FakeNode {
 
     /// A node that nothing listens for yet.
     pub(crate) fn away(id: &str, behaviour: Behaviour) -> Self {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (address, reserved) = reserve_address();
         let intake = Intake {
             welcome: DeliverWelcome { node_id: id.into(), incarnation: 1 },
             behaviour: Arc::new(Mutex::new(behaviour)),
@@ -63,7 +65,7 @@ impl FakeNode {
             count: watch::Sender::new(0),
             streams: watch::Sender::new(0),
         };
-        Self { id: id.into(), address, intake, runtime: None }
+        Self { id: id.into(), address, intake, runtime: None, _reserved: reserved }
     }
 
     pub(crate) fn rise(&mut self) {
@@ -82,7 +84,7 @@ impl FakeNode {
     }
 
     pub(crate) fn kill(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        end_runtime(self.runtime.take().unwrap());
     }
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
