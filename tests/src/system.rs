@@ -138,9 +138,17 @@ impl System {
         })
         .await;
         for node in &self.nodes {
-            eventually(&format!("{} is healthy", node.id), READY_TIMEOUT, async || {
-                let answer = http::get(node.http, "/health").map_err(|error| error.to_string())?;
-                if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+            // A plain GET asks what a join would be told: 426 where it would be accepted. Each shard has to know
+            // that the controller is there, and the kernel chooses the shard of a connection.
+            eventually(&format!("{} takes clients", node.id), READY_TIMEOUT, async || {
+                for _ in 0..8 * self.plan.shards {
+                    let answer = http::get(node.http, "/ws?user_id=probe&room_id=probe");
+                    let answer = answer.map_err(|error| error.to_string())?;
+                    if answer.status != 426 {
+                        return Err(format!("{answer:?}"));
+                    }
+                }
+                Ok(())
             })
             .await;
         }
