@@ -12,13 +12,14 @@ use anyhow::{Context as _, anyhow};
 use prometheus::Registry;
 use ringcast_proto::pubsub::connect_node_service_server::ConnectNodeServiceServer;
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
-use ringcast_proto::{DESCRIPTORS, MAX_GRPC_MESSAGE_BYTES, limited_server};
+use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use settings::SettingError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::bridge::{AsyncBridgeEnd, ShardHandle, ToShard, ToShardLane};
@@ -58,6 +59,9 @@ pub(crate) struct BridgeAddresses {
     /// For `/metrics`.
     pub(crate) metrics: SocketAddr,
 }
+
+/// The service's name in reflection and health.
+pub(crate) const SERVICE: &str = "pubsub.ConnectNodeService";
 
 /// How long the servers may take to send their last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -128,6 +132,7 @@ async fn serve(
     let end = CancellationToken::new();
     let mut servers = JoinSet::new();
     let health = serve_grpc(&mut servers, grpc, intake.clone(), end.clone())?;
+    health.set_service_status(SERVICE, ServingStatus::Serving).await;
     let serving = metrics::serve(metrics_port, registry, end.clone());
     servers.spawn(async { serving.await.context("the metrics server") });
     let mut listening = JoinSet::new();
@@ -208,11 +213,7 @@ fn serve_grpc(
     let deliver = ConnectNodeServiceServer::new(intake)
         .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
+    let reflection = || reflection(&[SERVICE]);
     let server = limited_server()
         .add_service(health)
         .add_service(reflection().build_v1()?)

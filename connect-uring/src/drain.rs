@@ -13,6 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::bridge::{ToShard, ToShardLane};
+use crate::bridge_runtime::SERVICE;
 use crate::control_link::ControlLink;
 use crate::http::NodeStatus;
 use crate::push_intake::PushIntake;
@@ -51,7 +52,9 @@ impl Drain {
         let began = Instant::now();
         tracing::info!(connections = self.status.connections(), ?over, "draining");
         self.status.set_draining();
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        for service in ["", SERVICE] {
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
         self.tell(|| ToShard::Drain { over_ms: over.as_millis() as u64 });
         self.link.heartbeat();
         let shards = self.shards.len();

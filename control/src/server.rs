@@ -14,7 +14,7 @@ use axum::routing::get;
 use ringcast_proto::pubsub::controller_service_server::ControllerServiceServer;
 use ringcast_proto::pubsub::node_link_service_server::NodeLinkServiceServer;
 use ringcast_proto::pubsub::route_feed_service_server::RouteFeedServiceServer;
-use ringcast_proto::{DESCRIPTORS, MAX_GRPC_MESSAGE_BYTES, NodeId, limited_server};
+use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, NodeId, limited_server, reflection};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +38,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How often rooms that have become empty are noted, and aged settings dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
-/// What a health check may ask for; the empty name is the whole server.
-const SERVICES: [&str; 4] =
-    ["", "pubsub.ControllerService", "pubsub.NodeLinkService", "pubsub.RouteFeedService"];
+/// The services' names in reflection and health.
+const SERVICES: [&str; 3] = ["pubsub.ControllerService", "pubsub.NodeLinkService", "pubsub.RouteFeedService"];
 
 /// A controller that serves.
 #[derive(Debug)]
@@ -83,7 +82,8 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         axum::serve(scrapes, pages(registry.clone())).with_graceful_shutdown(over.clone().cancelled_owned());
     tokio::spawn(async move { pages.await });
     let (health, health_service) = tonic_health::server::health_reporter();
-    for service in SERVICES {
+    // The empty name is the whole server.
+    for service in SERVICES.into_iter().chain([""]) {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     let streams = CancellationToken::new();
@@ -108,11 +108,7 @@ fn serve(
     over: CancellationToken,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
 ) -> anyhow::Result<Served> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
+    let reflection = || reflection(&SERVICES);
     let nodes = NodeService { registry: registry.clone(), controller_id: id.into(), stop: streams.clone() };
     let feed = FeedService { registry: registry.clone(), stop: streams.clone() };
     let router = limited_server()
@@ -150,7 +146,7 @@ async fn run(
         () = stop.cancelled() => {}
     }
     tracing::info!("stopping");
-    for service in SERVICES {
+    for service in SERVICES.into_iter().chain([""]) {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
     registry.end_feed(&refusal::stopping());

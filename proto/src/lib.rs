@@ -5,6 +5,7 @@
 
 mod grpc_limits;
 mod ids;
+mod reflection;
 
 pub use grpc_limits::{
     GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, limited_server,
@@ -12,6 +13,8 @@ pub use grpc_limits::{
 pub use ids::{
     IdError, MAX_ID_BYTES, MAX_USER_NAME_BYTES, NodeId, RoomId, SessionId, ShardId, UserId, check_user_name,
 };
+
+pub use reflection::reflection;
 
 /// Messages and services generated from the `.proto` files, whose comments they carry.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ringcast_proto::pubsub::push_manager_service_server::PushManagerServiceServer;
-use ringcast_proto::{DESCRIPTORS, MAX_GRPC_MESSAGE_BYTES, limited_server};
+use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -128,8 +128,8 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let server = limited_server()
         .add_service(service)
         .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(reflection(&[SERVICE]).build_v1()?)
+        .add_service(reflection(&[SERVICE]).build_v1alpha()?);
     let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
     let serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
     tracing::info!(grpc = %grpc_addr, metrics = %metrics_addr, "the push manager serves");
@@ -194,12 +194,4 @@ async fn follow_readiness(
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(SERVICE, status).await;
     health.set_service_status("", status).await;
-}
-
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(SERVICE)
-        .with_service_name("grpc.health.v1.Health")
 }
