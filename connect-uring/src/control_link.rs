@@ -47,6 +47,9 @@ const ID_TAKEN_PATIENCE: Duration = Duration::from_secs(12);
 /// What to do when it is still taken then.
 const ID_TAKEN: &str = "another live node has this id: stop it, or give this one another id";
 
+/// For how long after its start a node says nothing of a controller that is not there.
+const QUIET_START: Duration = Duration::from_secs(2);
+
 /// How long the controller may take to end the link of a node that leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -130,6 +133,8 @@ impl ControlLink {
         let mut delays = delays();
         let mut refused_since = None;
         let mut told = false;
+        // Services that are started together find one another within this time.
+        let mut quiet_until = Instant::now() + QUIET_START;
         loop {
             let ended = self.live_once().await;
             self.state().lose();
@@ -141,6 +146,7 @@ impl ControlLink {
                     if was_registered {
                         self.parts.metrics.link_losses.inc();
                         (delays, refused_since, told) = (self::delays(), None, false);
+                        quiet_until = Instant::now();
                         self.tell_all(|| vec![ToShard::ControllerReachable(false)]);
                     }
                     reason
@@ -153,7 +159,7 @@ impl ControlLink {
                     reason
                 }
             };
-            if !std::mem::replace(&mut told, true) {
+            if Instant::now() >= quiet_until && !std::mem::replace(&mut told, true) {
                 tracing::warn!(controller = %self.parts.controller, %reason, "not registered; trying again");
             }
             let delay = delays.next().unwrap_or(HEARTBEAT);

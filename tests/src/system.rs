@@ -32,17 +32,32 @@ pub struct SystemPlan {
     pub max_users: u32,
     /// Lines of `connect.limits`, such as `ping_interval: 1s`.
     pub limits: Vec<String>,
+    /// Arguments of the nodes beside `--config`.
+    pub node_arguments: Vec<String>,
 }
 
 impl SystemPlan {
     /// This many nodes of one shard, rooms without limit, under the conditions that the environment names.
     pub fn nodes(nodes: usize) -> Self {
-        Self { nodes, shards: 1, variant: Variant::from_env(), max_users: 0, limits: Vec::new() }
+        Self {
+            nodes,
+            shards: 1,
+            variant: Variant::from_env(),
+            max_users: 0,
+            limits: Vec::new(),
+            node_arguments: Vec::new(),
+        }
     }
 
     /// One more of the nodes' limits.
     pub fn limit(mut self, line: &str) -> Self {
         self.limits.push(line.into());
+        self
+    }
+
+    /// One more argument of the nodes.
+    pub fn node_argument(mut self, argument: &str) -> Self {
+        self.node_arguments.push(argument.into());
         self
     }
 
@@ -294,6 +309,9 @@ fn launch(plan: &SystemPlan, folder: &Path, binary: &str, id: &str, config: &Pat
     command.arg("--config").arg(config).current_dir(folder).env_clear();
     command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()));
     command.env("PATH", "/usr/bin:/bin");
+    if binary == "connect-uring" {
+        command.args(&plan.node_arguments);
+    }
     plan.variant.apply(&mut command);
     Process::start(id, &mut command)
 }
