@@ -11,6 +11,7 @@
 pub mod grpc;
 pub mod http;
 pub mod member;
+pub mod own_network;
 pub mod place;
 pub mod ports;
 pub mod process;
@@ -22,6 +23,7 @@ pub mod variant;
 pub mod wait;
 
 pub use member::{Event, Kind, Member, Members};
+pub use own_network::enter_own_network;
 pub use process::Process;
 pub use push_frame::PushFrame;
 pub use system::{Service, System, SystemPlan};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ringcast_tests::{Kind, Member, Members, Process, Variant, eventually, place};
+use ringcast_tests::{Kind, Member, Members, Process, Variant, enter_own_network, eventually, place};
 
 const DOCUMENT: &str = include_str!("../quickstart.zh.md");
 
@@ -143,16 +143,6 @@ fn blocks() -> Vec<&'static str> {
         rest = after;
     }
     blocks
-}
-
-/// Puts this thread, and all that it starts, into a network that holds nothing but its own loopback; without the
-/// right to, the ports of this machine are used.
-fn enter_own_network() {
-    // SAFETY: the call takes no memory; it concerns this thread alone.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
-        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-        assert!(up.is_ok_and(|status| status.success()), "the loopback of an own network");
-    }
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! Promise: `ringcast --nodes 4` says what to open and what to type, serves on the documented ports, pushes across its
+//! nodes, keeps its rooms in the folder it was given, and ends by Ctrl+C with 1012 for each client and code 0.
+#![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ringcast_tests::{Kind, Members, Process, enter_own_network, eventually, http, place};
+
+const NODES: u16 = 4;
+/// By the document: the first three as in the quick start, the fourth at 9091 + 4.
+const METRICS: [u16; 4] = [9091, 9092, 9093, 9095];
+const READY: Duration = Duration::from_secs(10);
+const CONFIG: &str = "connect:\n  limits:\n    drain: 1s\n";
+
+#[test]
+fn everything_runs_in_one_process() {
+    enter_own_network();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    runtime.block_on(push_across_the_nodes(folder.path()));
+    let mut again = start(folder.path());
+    runtime.block_on(serving());
+    let printed = biz(&["--action", "push-to-room", "--room", "room-001", "--message", "x"], 1);
+    assert!(printed.contains("room-001"), "{printed}");
+    again.signal(libc::SIGTERM);
+    assert_eq!(again.wait(READY).code(), Some(0));
+}
+
+async fn push_across_the_nodes(folder: &Path) {
+    let mut ringcast = start(folder);
+    serving().await;
+    let said = ringcast.stdout() + &ringcast.stderr();
+    for part in ["http://localhost:8080/", "cargo run --release -p biz -- --action push-to-room", "data"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+
+    let mut members = Members::default();
+    let mut people = Vec::new();
+    for port in 8080..8080 + NODES {
+        let user = format!("user-{port}");
+        people.push(members.join(Kind::Tungstenite, local(port), &user, "room-001").await);
+    }
+    let to_room =
+        ["--action", "push-to-room", "--room", "room-001", "--message", "Hello everyone!", "--json"];
+    let report: serde_json::Value = serde_json::from_str(&biz(&to_room, 0)).unwrap();
+    assert_eq!(report["report"]["total"]["written"], NODES, "{report}");
+    assert_eq!(report["report"]["nodes"].as_array().unwrap().len(), usize::from(NODES), "{report}");
+    for person in &mut people {
+        assert_eq!(person.push().await.unwrap().content, b"Hello everyone!");
+    }
+    biz(&["--action", "push-to-user", "--user", "nobody", "--message", "x"], 1);
+
+    ringcast.signal(libc::SIGINT);
+    for person in &mut people {
+        assert_eq!(person.closed().await.unwrap().0, 1012);
+    }
+    assert_eq!(ringcast.wait(READY).code(), Some(0));
+    assert!(folder.join("data").read_dir().unwrap().next().is_some(), "the folder holds the rooms");
+}
+
+fn start(folder: &Path) -> Process {
+    let config = folder.join("config.yaml");
+    std::fs::write(&config, CONFIG).unwrap();
+    let mut command = Command::new(place::binary("ringcast"));
+    command.arg("--config").arg(config).args(["--nodes", &NODES.to_string(), "--data-dir"]);
+    command.arg(folder.join("data")).current_dir(folder).env_clear();
+    Process::start("ringcast", &mut command)
+}
+
+/// Waits until every node takes clients, and looks at who they are.
+async fn serving() {
+    for (place, port) in (8080..8080 + NODES).enumerate() {
+        eventually(&format!("a node takes clients at {port}"), READY, async || {
+            let answer = http::get(local(port), "/ws?user_id=probe&room_id=probe");
+            match answer {
+                Ok(answer) if answer.status == 426 => Ok(()),
+                other => Err(format!("{:?}", other.map(|answer| answer.status))),
+            }
+        })
+        .await;
+        let stats = http::get(local(port), "/stats").unwrap().json().unwrap();
+        assert_eq!(stats["node_id"], format!("connect-node-{}", place + 1));
+        let metrics = http::get(local(METRICS[place]), "/metrics").unwrap().body;
+        let process_figures = metrics.contains("process_resident_memory_bytes");
+        assert_eq!(process_figures, place == 0, "the process's figures are told once");
+    }
+}
+
+/// Runs the business client; returns what it printed.
+fn biz(arguments: &[&str], code: i32) -> String {
+    let output = Command::new(place::binary("biz")).args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
