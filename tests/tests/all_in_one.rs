@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use ringcast_tests::{Kind, Members, Process, enter_own_network, eventually, http, place};
@@ -12,6 +12,8 @@ use ringcast_tests::{Kind, Members, Process, enter_own_network, eventually, http
 const NODES: u16 = 4;
 /// By the document: the first three as in the quick start, the fourth at 9091 + 4.
 const METRICS: [u16; 4] = [9091, 9092, 9093, 9095];
+/// The business client's exit code where nobody was reached.
+const NOBODY_THERE: i32 = 1;
 const READY: Duration = Duration::from_secs(10);
 const CONFIG: &str = "connect:\n  limits:\n    drain: 1s\n";
 
@@ -23,7 +25,7 @@ fn everything_runs_in_one_process() {
     runtime.block_on(push_across_the_nodes(folder.path()));
     let mut again = start(folder.path());
     runtime.block_on(serving());
-    let printed = biz(&["--action", "push-to-room", "--room", "room-001", "--message", "x"], 1);
+    let printed = biz(&["--action", "push-to-room", "--room", "room-001", "--message", "x"], NOBODY_THERE);
     assert!(printed.contains("room-001"), "{printed}");
     again.signal(libc::SIGTERM);
     assert_eq!(again.wait(READY).code(), Some(0));
@@ -32,10 +34,12 @@ fn everything_runs_in_one_process() {
 async fn push_across_the_nodes(folder: &Path) {
     let mut ringcast = start(folder);
     serving().await;
-    let said = ringcast.stdout() + &ringcast.stderr();
-    for part in ["http://localhost:8080/", "cargo run --release -p biz -- --action push-to-room", "data"] {
-        assert!(said.contains(part), "{part} is missing: {said}");
-    }
+    eventually("it says what to open, what to type and where its data is", READY, async || {
+        let said = ringcast.stdout() + &ringcast.stderr();
+        let parts = ["http://localhost:8080/", "cargo run --release -p biz -- --action push-to-room", "data"];
+        if parts.iter().all(|part| said.contains(part)) { Ok(()) } else { Err(said) }
+    })
+    .await;
 
     let mut members = Members::default();
     let mut people = Vec::new();
@@ -51,7 +55,6 @@ async fn push_across_the_nodes(folder: &Path) {
     for person in &mut people {
         assert_eq!(person.push().await.unwrap().content, b"Hello everyone!");
     }
-    biz(&["--action", "push-to-user", "--user", "nobody", "--message", "x"], 1);
 
     ringcast.signal(libc::SIGINT);
     for person in &mut people {
@@ -70,8 +73,14 @@ fn start(folder: &Path) -> Process {
     Process::start("ringcast", &mut command)
 }
 
-/// Waits until every node takes clients, and looks at who they are.
+/// Waits until pushes are routed and every node takes clients, and looks at who they are.
 async fn serving() {
+    let to_nobody = ["--action", "push-to-user", "--user", "nobody", "--message", "x"];
+    eventually("the push manager has its routes", READY, async || match run_biz(&to_nobody) {
+        output if output.status.code() == Some(NOBODY_THERE) => Ok(()),
+        output => Err(output),
+    })
+    .await;
     for (place, port) in (8080..8080 + NODES).enumerate() {
         eventually(&format!("a node takes clients at {port}"), READY, async || {
             let answer = http::get(local(port), "/ws?user_id=probe&room_id=probe");
@@ -91,9 +100,13 @@ async fn serving() {
 
 /// Runs the business client; returns what it printed.
 fn biz(arguments: &[&str], code: i32) -> String {
-    let output = Command::new(place::binary("biz")).args(arguments).output().unwrap();
+    let output = run_biz(arguments);
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn run_biz(arguments: &[&str]) -> Output {
+    Command::new(place::binary("biz")).args(arguments).output().unwrap()
 }
 
 fn local(port: u16) -> SocketAddr {
