@@ -16,6 +16,7 @@ mod plan;
 mod poller;
 mod publisher;
 mod report;
+pub mod result;
 mod tally;
 mod worker;
 
