@@ -323,6 +323,10 @@ fn poll_entry(fd: types::Fd, session: SessionId) -> squeue::Entry {
     poll.build().user_data(user_data(Operation::Poll, session))
 }
 
+/// Whether the kernel's setting of the task-work flag (`atomic_or` in its `io_ctx_mark_taskrun`) is ordered before its
+/// look at the eventfd's switch: on x86 every locked instruction orders. Elsewhere only an enter tells for certain.
+const FLAG_IS_SET_BEFORE_EVENTFD_IS_READ: bool = cfg!(target_arch = "x86_64");
+
 const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
 /// The submission of a write, with what it points at beside the write's own bytes.
@@ -452,15 +456,27 @@ impl Plane for UringPlane {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    fn may_sleep(&mut self) -> bool {
-        if self.failure.is_some() || self.has_work() {
+    fn may_sleep(&mut self, listens: bool) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        if !listens {
+            return self.events.is_empty()
+                && self.unsubmitted.is_empty()
+                && self.ring.submission().is_empty()
+                && self.ring.completion().is_empty();
+        }
+        if self.has_work() {
             return false;
         }
         self.tells = true;
         self.ring.completion().enable_eventfd();
-        // What came in before the eventfd was told of nobody: only an enter finds it for certain.
-        let looked = self.enter();
-        self.failure = looked.err();
+        // What came in before the eventfd was on has told nobody. It has set the ring's flag, though: the kernel adds
+        // work, sets the flag, then looks whether the eventfd is on, and here it is on before the flag is looked at.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if !FLAG_IS_SET_BEFORE_EVENTFD_IS_READ {
+            self.failure = self.enter().err();
+        }
         self.failure.is_none() && !self.has_work()
     }
 

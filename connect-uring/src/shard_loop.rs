@@ -204,7 +204,7 @@ async fn turn(driver: &mut ShardDriver, bed: &mut Bed) -> io::Result<()> {
     bed.clients = None;
     let until = Instant::now() + STOP_TIMEOUT;
     while !driver.finish_stop()? && Instant::now() < until {
-        bed.sleep(Sleep { at_most_ms: Some(10), accepts: false }).await;
+        bed.sleep(Sleep { at_most_ms: Some(10), accepts: false, listens: true }).await;
     }
     Ok(())
 }
@@ -242,7 +242,7 @@ impl Bed {
         }
         std::future::poll_fn(|cx| {
             let by_bridge = self.bridge.poll(cx);
-            let by_plane = self.plane.poll(cx);
+            let by_plane = sleep.listens && self.plane.poll(cx);
             let by_clients = sleep.accepts && self.clients.as_mut().is_some_and(|clients| clients.poll(cx));
             let in_time = sleep.at_most_ms.is_some() && self.timer.as_mut().poll(cx).is_ready();
             if by_bridge || by_plane || by_clients || in_time {
