@@ -11,13 +11,21 @@ mod clock;
 mod connection;
 mod fleet;
 mod handshake;
+pub mod objective;
 mod payload;
 mod plan;
 mod poller;
+pub mod profile;
 mod publisher;
+mod quantity;
 mod report;
 pub mod result;
+#[cfg(test)]
+mod sample;
+pub mod schema;
 mod tally;
+pub mod text;
+pub mod verdict;
 mod worker;
 
 pub use clock::{monotonic_ns, raise_open_files};
