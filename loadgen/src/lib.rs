@@ -8,12 +8,17 @@
 //! the system that it judges. Talks to: a node's WebSocket port and a push manager's gRPC port.
 
 mod clock;
+pub mod compare;
 mod connection;
 mod fleet;
 mod handshake;
+pub mod html;
+pub mod kept;
+pub mod live;
 pub mod objective;
 mod payload;
 mod plan;
+mod plot;
 mod poller;
 pub mod profile;
 mod publisher;
