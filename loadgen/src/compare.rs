@@ -1,15 +1,16 @@
 //! Two sides of results beside each other: what b needs for each of a.
 //!
-//! Owns: the figures that are worth comparing, medians, and what is beyond noise. Must not: read files (`kept` does).
-//! Talks to: `result`, `quantity`.
+//! Owns: the table, and what is beyond noise. Must not: read files (`kept` does).
+//! Talks to: `figures` (what is compared), `quantity`.
 //!
 //! A difference is beyond noise where each side has at least three runs and their ranges do not meet: by chance
 //! alone that happens to one figure in ten with three runs a side, to one in 126 with five.
 
 use std::fmt::Write as _;
 
+use crate::figures::{Figure, Good, Values, collect};
 use crate::quantity::{bytes, grouped, three_digits};
-use crate::result::{LatencyScope, ProcessFigures, RunResult, Verdict};
+use crate::result::{RunResult, Verdict};
 use crate::text::paragraph;
 use crate::verdict::word;
 
@@ -18,49 +19,6 @@ const LEAST_RUNS: usize = 3;
 
 /// A result and the name of its file.
 pub type Named = (String, RunResult);
-
-/// One figure of one run.
-struct Figure {
-    group: &'static str,
-    name: String,
-    value: f64,
-    good: Good,
-    in_bytes: bool,
-}
-
-/// Which direction is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Good {
-    Small,
-    Large,
-}
-
-/// One figure of all runs of a side.
-struct Values(Vec<f64>);
-
-impl Values {
-    fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        match (sorted.len(), sorted.len() / 2) {
-            (0, _) => f64::NAN,
-            (count, middle) if count % 2 == 1 => sorted[middle],
-            (_, middle) => (sorted[middle - 1] + sorted[middle]) / 2.0,
-        }
-    }
-
-    fn least(&self) -> f64 {
-        self.0.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-
-    fn most(&self) -> f64 {
-        self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-    }
-
-    fn worst(&self, good: Good) -> f64 {
-        if good == Good::Small { self.most() } else { self.least() }
-    }
-}
 
 /// The comparison as text for 100 columns. Each side has at least one result.
 pub fn render(a: &[Named], b: &[Named]) -> String {
@@ -134,7 +92,8 @@ fn differences(a: &[Named], b: &[Named]) -> Vec<String> {
 
 /// Writes the table; what is beyond noise comes back.
 fn table(text: &mut String, a: &[Named], b: &[Named], several: bool, judged: bool) -> Vec<String> {
-    let (left, right) = (collect(a), collect(b));
+    let results = |side: &[Named]| collect(side.iter().map(|(_, result)| result));
+    let (left, right) = (results(a), results(b));
     let mut beyond = Vec::new();
     let mut group = "";
     let heads = match several {
@@ -199,93 +158,6 @@ fn ratio(one: f64, other: f64) -> String {
     if ratio.is_finite() { format!("{}x", three_digits(ratio)) } else { "-".into() }
 }
 
-/// The figures of all runs of a side, in the order in which they come first.
-fn collect(runs: &[Named]) -> Vec<(Figure, Values)> {
-    let mut all: Vec<(Figure, Values)> = Vec::new();
-    for (_, result) in runs {
-        for figure in figures(result) {
-            match all.iter_mut().find(|(known, _)| known.name == figure.name && known.group == figure.group) {
-                Some((_, values)) => values.0.push(figure.value),
-                None => {
-                    let value = figure.value;
-                    all.push((figure, Values(vec![value])));
-                }
-            }
-        }
-    }
-    all
-}
-
-/// What of a run is worth comparing.
-fn figures(result: &RunResult) -> Vec<Figure> {
-    let mut figures = Vec::new();
-    for scope in result.latency.iter().filter(|scope| scope.samples > 0) {
-        add_latency(&mut figures, scope);
-    }
-    let mut add = |group, name: String, value: f64, good, in_bytes| {
-        figures.push(Figure { group, name, value, good, in_bytes });
-    };
-    let (t, c) = (&result.throughput, &result.connections);
-    let group = "throughput";
-    for (name, value) in [
-        ("pushes/s", t.pushes_achieved_per_s),
-        ("deliveries/s", t.deliveries_achieved_per_s),
-        ("joins/s", c.joins_per_s),
-    ] {
-        if value > 0.0 {
-            add(group, name.into(), value, Good::Large, false);
-        }
-    }
-    let mut roles: Vec<&str> = Vec::new();
-    for process in &result.processes {
-        if !roles.contains(&process.role.as_str()) {
-            roles.push(&process.role);
-        }
-    }
-    for role in &roles {
-        let of: Vec<&ProcessFigures> =
-            result.processes.iter().filter(|process| process.role == *role).collect();
-        let group = "CPU";
-        add(group, format!("{role} cores"), of.iter().map(|process| process.cores).sum(), Good::Small, false);
-        let user: Option<f64> = of.iter().map(|process| process.cores_user).sum();
-        if let Some(user) = user {
-            add(group, format!("{role} cores in user mode"), user, Good::Small, false);
-        }
-        if let Some(each) = mean(of.iter().map(|process| process.cpu_us_per_delivery)) {
-            add(group, format!("{role} µs per delivery"), each, Good::Small, false);
-        }
-    }
-    for role in &roles {
-        let of: Vec<&ProcessFigures> =
-            result.processes.iter().filter(|process| process.role == *role).collect();
-        let group = "memory";
-        let rss = of.iter().map(|process| process.rss_bytes as f64).sum();
-        add(group, format!("{role} RSS"), rss, Good::Small, true);
-        if let Some(each) = mean(of.iter().map(|process| process.rss_per_connection_bytes)) {
-            add(group, format!("{role} bytes per connection"), each, Good::Small, true);
-        }
-    }
-    let g = &result.generator;
-    add("generator", "cores".into(), g.cores, Good::Small, false);
-    add("generator", "lag p99, ms".into(), g.lag_p99_ms, Good::Small, false);
-    figures
-}
-
-fn add_latency(figures: &mut Vec<Figure>, scope: &LatencyScope) {
-    for (statistic, value) in
-        [("p50", scope.p50_ms), ("p99", scope.p99_ms), ("p99.9", scope.p999_ms), ("max", scope.max_ms)]
-    {
-        let name = format!("{} {} {statistic}", scope.scope, scope.until);
-        figures.push(Figure { group: "latency, ms", name, value, good: Good::Small, in_bytes: false });
-    }
-}
-
-/// The mean of what is known; `None` where nothing is.
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let known: Vec<f64> = values.flatten().collect();
-    (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,10 +215,5 @@ mod tests {
         assert!(text.contains("rate_per_s: 50 in a, 10 in b"), "{text}");
         assert!(text.contains("b.json: PASS room-push, 7 lost"), "{text}");
         assert!(text.contains("only in a: push-manager cores"), "{text}");
-    }
-
-    #[test]
-    fn a_side_with_an_even_number_of_runs_has_its_median_between_the_middle_two() {
-        assert!((Values(vec![4.0, 1.0, 2.0, 3.0]).median() - 2.5).abs() < f64::EPSILON);
     }
 }

@@ -10,6 +10,7 @@
 mod clock;
 pub mod compare;
 mod connection;
+mod figures;
 mod fleet;
 mod handshake;
 pub mod html;
@@ -23,6 +24,7 @@ mod poller;
 pub mod profile;
 mod publisher;
 mod quantity;
+pub mod repeat;
 mod report;
 pub mod result;
 #[cfg(test)]

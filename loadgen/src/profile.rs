@@ -5,7 +5,7 @@
 
 use crate::objective::{Objective, Subject};
 use crate::result::RunResult;
-use crate::verdict::split_scope;
+use crate::verdict::{self, split_scope};
 
 /// Latencies: which pushes, to at most how many members, and the objective without its scope.
 const LATENCIES: [(&str, u64, &str); 3] = [
@@ -61,6 +61,17 @@ pub fn with_correctness(result: &RunResult, asked: &[Objective]) -> Chosen {
     let mut chosen = Chosen { objectives: asked.to_vec(), remarks: Vec::new() };
     add_correctness(result, &mut chosen);
     chosen
+}
+
+/// Judges a result by what was asked for, or, where nothing was, by the defaults.
+pub fn judge(result: &mut RunResult, asked: &[Objective]) {
+    let chosen = if asked.is_empty() { defaults(result) } else { with_correctness(result, asked) };
+    for remark in chosen.remarks {
+        if !result.remarks.contains(&remark) {
+            result.remarks.push(remark);
+        }
+    }
+    verdict::judge(result, &chosen.objectives);
 }
 
 fn add_latencies(result: &RunResult, chosen: &mut Chosen) {
