@@ -45,10 +45,11 @@ impl Live {
 
     /// Shows a moment. What cannot be written is left: nobody reads it.
     pub fn show(&mut self, moment: &Moment) {
+        let due = self.is_due(moment);
         let mut stderr = std::io::stderr().lock();
         let _ = match self.kind {
             Kind::Quiet => Ok(()),
-            Kind::Lines if !self.is_due(moment) => Ok(()),
+            Kind::Lines if !due => Ok(()),
             Kind::Lines => writeln!(stderr, "{}", line(moment)),
             Kind::Terminal => {
                 self.dirty = true;
