@@ -96,13 +96,7 @@ pub fn details(result: &RunResult) -> String {
 fn run(text: &mut String, result: &RunResult) {
     let (scenario, machine) = (&result.scenario, &result.machine);
     section(text, "scenario", &format!("{}: {}", scenario.name, scenario.about));
-    let value = |value: &serde_json::Value| match value {
-        serde_json::Value::String(value) => value.clone(),
-        value => value.to_string(),
-    };
-    let parameters: Vec<String> =
-        scenario.parameters.iter().map(|(name, of)| format!("{name}={}", value(of))).collect();
-    section(text, "", &parameters.join(" "));
+    section(text, "command", &result.command.join(" "));
     let started = std::time::UNIX_EPOCH + std::time::Duration::from_millis(result.started_unix_ms);
     section(
         text,
@@ -327,21 +321,21 @@ fn section(text: &mut String, name: &str, line: &str) {
     }
 }
 
-/// Wraps at blanks; what follows the first line is indented. Two blanks that part columns stay together.
+/// Wraps at blanks, or within a word that is longer than a line; what follows the first line is indented.
 pub(crate) fn paragraph(text: &mut String, line: &str, indent: usize) {
     let mut rest = line.trim_end();
     let mut room = COLUMNS;
     while rest.chars().count() > room {
         let end = rest.char_indices().nth(room).map_or(rest.len(), |(at, _)| at);
-        // Not within the name before the line, or nothing would be left of it.
-        let start = rest.len() - rest.trim_start().len() + if room == COLUMNS { indent } else { 0 };
-        let Some(at) = rest.get(start..end).and_then(|part| part.rfind(' ')).filter(|at| *at > 0) else {
-            break;
-        };
-        text.push_str(rest[..start + at].trim_end());
+        // Not among the blanks behind the name of a section, or nothing would be left of the line.
+        let from =
+            if room == COLUMNS { rest.char_indices().nth(indent).map_or(end, |(at, _)| at) } else { 0 };
+        let blanks = rest.char_indices().filter(|(at, letter)| (from..=end).contains(at) && *letter == ' ');
+        let at = blanks.last().map_or(end, |(at, _)| at);
+        text.push_str(rest[..at].trim_end());
         text.push('\n');
         text.extend(std::iter::repeat_n(' ', indent));
-        rest = rest[start + at..].trim_start();
+        rest = rest[at..].trim_start();
         room = COLUMNS - indent;
     }
     text.push_str(rest);
@@ -379,7 +373,7 @@ mod tests {
         result.invalid =
             vec![Invalid { check: "generator-lag".into(), found: "pushes left late ".repeat(10) }];
         result.errors.insert("push UNAVAILABLE: the node is away".into(), 1_234);
-        result.scenario.parameters.insert("rooms".into(), "x".repeat(90).into());
+        result.command.push("é".repeat(250));
         result.fairness.shards = vec![result.fairness.shards[0].clone(); 100];
         for line in render(&result).lines() {
             assert!(line.chars().count() <= COLUMNS, "{line}");

@@ -214,21 +214,23 @@ fn process(result: &RunResult, objective: &Objective, role: &str, figure: Figure
         };
         return Found::NotMeasured(format!("there is no process {role}; {there}"));
     }
-    let values: Option<Vec<f64>> = chosen.iter().map(|process| value(process)).collect();
+    let values: Option<Vec<(f64, &str)>> =
+        chosen.iter().map(|process| Some((value(process)?, process.name.as_str()))).collect();
     let Some(values) = values else {
         return Found::NotMeasured(format!("this run did not measure it for every {role}"));
     };
-    let of = match (chosen.len(), role) {
-        (1, _) => chosen[0].name.clone(),
-        (count, "system") => format!("the sum of {count} processes"),
-        (count, _) => format!("the worst of {count}"),
-    };
     let samples = values.len() as u64;
-    let value = match role {
-        "system" => Some(values.iter().sum()),
-        _ => values.into_iter().reduce(|one, other| objective.comparator.worse(one, other, objective.limit)),
-    };
-    Found::Value { value: value.unwrap_or(f64::NAN), samples, remark: of }
+    if role == "system" {
+        let (value, remark) =
+            (values.iter().map(|(value, _)| value).sum(), "the sum of all processes".into());
+        return Found::Value { value, samples, remark };
+    }
+    let worst = values.into_iter().reduce(|one, other| {
+        if objective.comparator.worse(one.0, other.0, objective.limit) == one.0 { one } else { other }
+    });
+    let (value, name) = worst.unwrap_or((f64::NAN, ""));
+    let remark = if samples > 1 { format!("the worst: {name}") } else { String::new() };
+    Found::Value { value, samples, remark }
 }
 
 fn number(result: &RunResult, count: Count) -> Found {
@@ -358,7 +360,7 @@ mod tests {
     fn the_worst_of_several_counts() {
         let found = one(&sample::room_push(), "node cores < 0.065");
         assert_eq!((found.measured, found.verdict), (Some(0.07), Verdict::Fail));
-        assert_eq!(found.remark, "the worst of 2");
+        assert_eq!(found.remark, "the worst: connect-node-2");
         assert_eq!(one(&sample::room_push(), "node cores > 0.065").measured, Some(0.06));
     }
 
