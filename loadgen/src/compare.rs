@@ -17,6 +17,9 @@ use crate::verdict::word;
 /// Fewer runs than these on a side say nothing of noise.
 const LEAST_RUNS: usize = 3;
 
+/// Differences that are named in the closing sentence.
+const MOST_NAMED: usize = 5;
+
 /// A result and the name of its file.
 pub type Named = (String, RunResult);
 
@@ -37,7 +40,7 @@ pub fn render(a: &[Named], b: &[Named]) -> String {
             "Nothing is said of noise: that takes {LEAST_RUNS} results or more a side (--a x.json --a y.json ... --b ...)."
         ),
         (true, true) => "No difference is beyond noise: everywhere the ranges of both sides meet.".into(),
-        (true, false) => format!("Beyond noise, since the ranges do not meet: {}.", beyond.join("; ")),
+        (true, false) => beyond_noise(beyond),
     };
     paragraph(&mut text, &said, 0);
     text
@@ -91,7 +94,7 @@ fn differences(a: &[Named], b: &[Named]) -> Vec<String> {
 }
 
 /// Writes the table; what is beyond noise comes back.
-fn table(text: &mut String, a: &[Named], b: &[Named], several: bool, judged: bool) -> Vec<String> {
+fn table(text: &mut String, a: &[Named], b: &[Named], several: bool, judged: bool) -> Vec<(f64, String)> {
     let results = |side: &[Named]| collect(side.iter().map(|(_, result)| result));
     let (left, right) = (results(a), results(b));
     let mut beyond = Vec::new();
@@ -125,12 +128,25 @@ fn table(text: &mut String, a: &[Named], b: &[Named], several: bool, judged: boo
             let better = (other.median() < one.median()) == (figure.good == Good::Small);
             let how = if better { "better" } else { "worse" };
             text.push_str(if better { " +" } else { " -" });
-            beyond.push(format!("{} {ratio} ({how})", figure.name));
+            let size = (other.median() / one.median()).ln().abs();
+            beyond.push((size, format!("{} {ratio} ({how})", figure.name)));
         }
         text.push('\n');
     }
     missing(text, &left, &right);
     beyond
+}
+
+/// How many differences are beyond noise, and the largest of them; the table marks all.
+fn beyond_noise(mut beyond: Vec<(f64, String)>) -> String {
+    beyond.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let largest: Vec<&str> = beyond.iter().take(MOST_NAMED).map(|(_, what)| what.as_str()).collect();
+    let are = if beyond.len() == 1 { "difference is" } else { "differences are" };
+    format!(
+        "{} {are} beyond noise, since the ranges do not meet (+ better, - worse); the largest: {}.",
+        beyond.len(),
+        largest.join("; ")
+    )
 }
 
 /// Names what only one side has.
@@ -198,7 +214,7 @@ mod tests {
         let cells: Vec<&str> =
             row(&text, "room_push(100) last-receiver p99 ").split_whitespace().skip(3).collect();
         assert_eq!(cells, ["3.41", "3.72", "4.65", "4.96", "1.36x", "-"]);
-        assert!(text.contains("Beyond noise") && text.contains("last-receiver p99 1.36x (worse)"), "{text}");
+        assert!(text.contains("beyond noise") && text.contains("last-receiver p50 1.36x (worse)"), "{text}");
         assert!(!text.contains("each-receiver p99 1.00x ("), "{text}");
         let meeting = [1.6, 1.15, 1.4].map(|times| run("b.json", times));
         assert!(render(&a, &meeting).contains("No difference is beyond noise"));

@@ -10,8 +10,8 @@ use loadgen::objective::Objective;
 const EXAMPLES: &str = "\
 Examples:
   loadgen list
-  loadgen run room-push
-  loadgen run room-push --set members=1000 --slo 'room_push(1000) last-receiver p99 < 20 ms'
+  loadgen run room
+  loadgen run room --set stages.0.loads.0.rate=200 --slo 'room_push p99 < 5 ms'
   loadgen run idle --repeat 5 --json idle.json --html idle.html
   loadgen slo
   loadgen compare before.json after.json
@@ -36,7 +36,7 @@ Without --slo a run is held to the rows of its tables that it measures (see load
 
 /// Open-loop load for Ringcast, and a verdict.
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, after_help = EXAMPLES)]
+#[command(name = "loadgen", version, arg_required_else_help = false, after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -107,7 +107,7 @@ pub(crate) struct OutputArgs {
 pub(crate) struct RunArgs {
     /// A scenario's name (`loadgen list`), or a YAML file
     pub(crate) scenario: String,
-    /// Changes a parameter, such as rate=50 or room.members=1000; repeated
+    /// Changes a parameter, such as clients.0.count=500; repeated (`loadgen show` has them)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub(crate) set: Vec<(String, String)>,
     /// Holds the run to this instead of its defaults; repeated
@@ -180,7 +180,7 @@ fn parse_objective(text: &str) -> Result<Objective, String> {
 fn parse_setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.trim().into())),
-        _ => Err("give key=value, such as rate=50".into()),
+        _ => Err("give key=value, such as ramp.rate=500".into()),
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
             refused(&["run", "x", "--slo", "room_push p98 < 50 ms"]),
             "--slo = room_push p98 < 50 ms: p98: give one of: p50, p90, p99, p99.9, p99.99, max"
         );
-        assert_eq!(refused(&["run", "x", "--set", "rate"]), "--set = rate: give key=value, such as rate=50");
+        assert_eq!(refused(&["run", "x", "--set", "rate"]), "--set = rate: give key=value, such as ramp.rate=500");
         assert_eq!(refused(&["run", "x", "--pid", "node"]), "--pid = node: give role=pid, such as node=4711");
         assert!(refused(&["run", "x", "--repeat", "0"]).starts_with("--repeat = 0: "));
         assert!(refused(&["run"]).contains("SCENARIO"));
