@@ -4,6 +4,7 @@
 
 mod args;
 mod output;
+mod running;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,13 +26,16 @@ pub(crate) fn main() -> ExitCode {
             output::print(&(schema::json_schema() + "\n"));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run(_) | Command::Slo(_) | Command::List | Command::Show { .. } => Ok(ExitCode::SUCCESS),
+        Command::Run(args) => running::run(&args),
+        Command::Slo(args) => running::slo(&args),
+        Command::List => running::list(),
+        Command::Show { scenario } => running::show(&scenario),
     };
     done.unwrap_or_else(|error| match error.downcast_ref::<SettingError>() {
         Some(error) => exit_with(error),
         None => {
             // A run that did not come about says nothing of the system.
-            eprintln!("error: {error:#}");
+            eprintln!("INVALID: {error:#}");
             ExitCode::from(verdict::exit_code(loadgen::result::Verdict::Invalid))
         }
     })

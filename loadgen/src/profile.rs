@@ -108,6 +108,10 @@ fn add_connections(result: &RunResult, chosen: &mut Chosen) {
     let asked = result.connections.asked;
     if nodes > 0 && asked >= NODE_CONNECTIONS * nodes {
         chosen.add(&format!("node connections >= {NODE_CONNECTIONS}"));
+    } else if asked >= NODE_CONNECTIONS {
+        chosen.remarks.push(format!(
+            "not judged: {NODE_CONNECTIONS} connections of each node; {asked} clients lay on {nodes} nodes"
+        ));
     }
 }
 

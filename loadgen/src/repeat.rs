@@ -34,6 +34,13 @@ pub fn verdict_text(results: &[RunResult]) -> String {
             results.iter().flat_map(|result| &result.objectives).filter(|one| one.asked == asked).collect();
         paragraph(&mut text, &line_of_all(&of), 4);
     }
+    let mut remarks: Vec<&String> = Vec::new();
+    for remark in results.iter().flat_map(|result| &result.remarks) {
+        if !remarks.contains(&remark) {
+            remarks.push(remark);
+            paragraph(&mut text, &format!("NOTE {remark}"), 4);
+        }
+    }
     text
 }
 

@@ -28,12 +28,15 @@ pub fn render(result: &RunResult) -> String {
     text
 }
 
-/// The verdict and a line for each objective.
+/// The verdict, a line for each objective, and what a reader should know beside them.
 pub fn verdict(result: &RunResult) -> String {
     let mut text = String::new();
     paragraph(&mut text, &conclusion(result), 0);
     for objective in &result.objectives {
         paragraph(&mut text, &objective_line(objective), 4);
+    }
+    for remark in &result.remarks {
+        paragraph(&mut text, &format!("NOTE {remark}"), 4);
     }
     text
 }
@@ -87,9 +90,6 @@ pub fn details(result: &RunResult) -> String {
     processes(&mut text, result);
     generator(&mut text, result);
     errors(&mut text, result);
-    for (number, remark) in result.remarks.iter().enumerate() {
-        section(&mut text, if number == 0 { "remarks" } else { "" }, remark);
-    }
     text
 }
 

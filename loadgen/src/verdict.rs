@@ -184,7 +184,7 @@ fn node_connections(result: &RunResult, objective: &Objective) -> Found {
 
 /// Whether a process of this role is meant by this word of an objective.
 fn plays(process: &ProcessFigures, role: &str) -> bool {
-    process.role == role || (role == "node" && process.role == "connect-node")
+    process.role == role || process.name == role || (role == "node" && process.role == "connect-node")
 }
 
 fn process(result: &RunResult, objective: &Objective, role: &str, figure: Figure) -> Found {

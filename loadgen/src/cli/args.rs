@@ -82,6 +82,9 @@ pub(crate) struct SystemArgs {
     /// A node's HTTP address; repeated. Without it the controller is asked
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) node: Vec<String>,
+    /// The node is no Ringcast but a server of this name: only its HTTP port is used
+    #[arg(long, value_name = "NAME", requires = "node")]
+    pub(crate) peer: Option<String>,
     /// A process to measure by /proc where it has no metrics, such as node=4711; repeated
     #[arg(long, value_name = "ROLE=PID", value_parser = parse_pid)]
     pub(crate) pid: Vec<(String, u32)>,
@@ -109,7 +112,7 @@ pub(crate) struct RunArgs {
     pub(crate) scenario: String,
     /// Changes a parameter, such as clients.0.count=500; repeated (`loadgen show` has them)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
-    pub(crate) set: Vec<(String, String)>,
+    pub(crate) set: Vec<String>,
     /// Holds the run to this instead of its defaults; repeated
     #[arg(long, value_name = "OBJECTIVE", value_parser = parse_objective)]
     pub(crate) slo: Vec<Objective>,
@@ -177,9 +180,9 @@ fn parse_objective(text: &str) -> Result<Objective, String> {
     text.parse()
 }
 
-fn parse_setting(text: &str) -> Result<(String, String), String> {
+fn parse_setting(text: &str) -> Result<String, String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.trim().into())),
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.into()),
         _ => Err("give key=value, such as ramp.rate=500".into()),
     }
 }
@@ -232,7 +235,7 @@ mod tests {
         ])
         .unwrap();
         let Command::Run(run) = args.command else { panic!("no run") };
-        assert_eq!(run.set, [("rate".into(), "50".into()), ("a.b".into(), "c=d".into())]);
+        assert_eq!(run.set, ["rate=50", "a.b=c=d"]);
         assert_eq!(
             run.slo.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["lost = 0", "room_push p99 < 5 ms"]
@@ -260,7 +263,10 @@ mod tests {
             refused(&["run", "x", "--slo", "room_push p98 < 50 ms"]),
             "--slo = room_push p98 < 50 ms: p98: give one of: p50, p90, p99, p99.9, p99.99, max"
         );
-        assert_eq!(refused(&["run", "x", "--set", "rate"]), "--set = rate: give key=value, such as ramp.rate=500");
+        assert_eq!(
+            refused(&["run", "x", "--set", "rate"]),
+            "--set = rate: give key=value, such as ramp.rate=500"
+        );
         assert_eq!(refused(&["run", "x", "--pid", "node"]), "--pid = node: give role=pid, such as node=4711");
         assert!(refused(&["run", "x", "--repeat", "0"]).starts_with("--repeat = 0: "));
         assert!(refused(&["run"]).contains("SCENARIO"));
