@@ -9,21 +9,29 @@
 
 mod clock;
 mod connection;
+mod descriptors;
 mod fleet;
 mod handshake;
+mod judgement;
+mod measured;
 mod payload;
 mod plan;
 mod poller;
 mod publisher;
 mod report;
 pub mod result;
+mod returns;
+mod sources;
+mod spans;
+mod streams;
 mod tally;
 mod worker;
 
-pub use clock::{monotonic_ns, raise_open_files};
+pub use clock::monotonic_ns;
+pub use descriptors::raise_open_files;
 pub use fleet::Fleet;
-pub use payload::{MIN_PAYLOAD_BYTES, Stamp};
-pub use plan::{FleetPlan, Leave, Naming};
+pub use payload::{Found, MAX_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES, Stamp, StampReader};
+pub use plan::{CLIENTS_PER_THREAD, FleetPlan, Leave, Manner, Naming, RINGCAST_PATH, Reconnect};
 pub use publisher::{Aim, PublishPlan, PublishReport, Publisher, PushResult, Target, Via};
 pub use report::{ConnectionReport, FleetReport, Latency, PushSpan, Totals};
 pub use tally::{Ended, StreamTally};
