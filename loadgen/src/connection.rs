@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     request_sent: bool,
     /// It leaves to come back.
     pub(crate) comes_back: bool,
+    /// It has been joined once, on this connection or a former one.
+    pub(crate) joined_once: bool,
     /// Which of the client's connections this is, from 0.
     pub(crate) generation: u32,
     intended_ns: u64,
@@ -86,6 +88,7 @@ impl Connection {
             phase: Phase::Joining,
             request_sent: false,
             comes_back: false,
+            joined_once: false,
             generation: 0,
             intended_ns,
             joined_after_ns: None,

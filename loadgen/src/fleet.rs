@@ -102,6 +102,11 @@ impl Fleet {
         self.tell(|| Command::Leave(numbers.clone(), how));
     }
 
+    /// These clients are reset and come back, as the plan says, or half a second later.
+    pub fn lose(&self, numbers: Range<usize>) {
+        self.tell(|| Command::Lose(numbers.clone()));
+    }
+
     /// These clients read again after they were deaf or silent.
     pub fn hear(&self, numbers: Range<usize>) {
         self.tell(|| Command::Hear(numbers.clone()));

@@ -43,6 +43,10 @@ pub struct Totals {
     pub bytes: u64,
     /// Connects that were not a client's first.
     pub reconnects: usize,
+    /// Connects whose 101 is awaited now.
+    pub joining: usize,
+    /// Clients that joined at least once.
+    pub ever_joined: usize,
 }
 
 impl Totals {
@@ -64,6 +68,8 @@ impl Totals {
         self.unstamped += other.unstamped;
         self.bytes += other.bytes;
         self.reconnects += other.reconnects;
+        self.joining += other.joining;
+        self.ever_joined += other.ever_joined;
     }
 
     /// Clients whose life is over.

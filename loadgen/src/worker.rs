@@ -44,6 +44,8 @@ const SOURCE_FROM: usize = 12_000;
 pub(crate) enum Command {
     /// These clients go.
     Leave(Range<usize>, Leave),
+    /// These clients are reset, and come back.
+    Lose(Range<usize>),
     /// These clients read again.
     Hear(Range<usize>),
     /// These clients are in their rooms no more since this time, although connected.
@@ -227,6 +229,7 @@ impl Worker {
         match connection.descriptor() {
             Some(descriptor) => {
                 self.open += 1;
+                self.line.totals.joining += 1;
                 let expiry = now + self.plan.connect_timeout.as_nanos() as u64;
                 self.expiries.push_back((expiry, local as u32, connection.generation));
                 // A descriptor that is open and new can be added, unless the kernel is out of memory; then
@@ -336,7 +339,7 @@ impl Worker {
 
     fn book(&mut self, local: usize, before: Phase) {
         let number = self.number(local);
-        let connection = &self.connections[local];
+        let connection = &mut self.connections[local];
         let after = connection.phase();
         let node = connection.node(&self.plan, number);
         let totals = &mut self.line.totals;
@@ -344,6 +347,8 @@ impl Worker {
             && let Some(after_ns) = connection.joined_after_ns
         {
             totals.joined += 1;
+            totals.ever_joined += usize::from(!connection.joined_once);
+            connection.joined_once = true;
             self.measured.join.record_ns(after_ns.get());
         }
         match before {
@@ -352,7 +357,8 @@ impl Worker {
                 self.line.live_by_node[node] -= 1;
             }
             Phase::Mute => totals.mute -= 1,
-            _ => {}
+            Phase::Joining => totals.joining -= 1,
+            Phase::Leaving | Phase::Over => {}
         }
         match after {
             Phase::Joined => {
@@ -384,10 +390,10 @@ impl Worker {
     fn plan_return(&mut self, local: usize) {
         let connection = &self.connections[local];
         let left = connection.ended.as_deref() == Some(&Ended::Left);
-        if connection.comes_back {
-            self.returns.soon(local);
-        } else if let Some(reconnect) = self.plan.reconnect.filter(|_| !left) {
-            self.returns.after(local, reconnect);
+        match self.plan.reconnect {
+            Some(reconnect) if connection.comes_back || !left => self.returns.after(local, reconnect),
+            None if connection.comes_back => self.returns.soon(local),
+            _ => {}
         }
     }
 
@@ -402,6 +408,14 @@ impl Worker {
                 Some(Command::Leave(numbers, how)) => {
                     for local in self.locals(numbers) {
                         self.step(local, scratch, |connection, _| connection.leave(how));
+                    }
+                }
+                Some(Command::Lose(numbers)) => {
+                    for local in self.locals(numbers) {
+                        self.step(local, scratch, |connection, _| {
+                            connection.comes_back = true;
+                            connection.leave(Leave::Reset);
+                        });
                     }
                 }
                 Some(Command::Hear(numbers)) => {
