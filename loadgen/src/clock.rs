@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Nanoseconds of CLOCK_MONOTONIC: the same clock in every process of one machine.
@@ -47,7 +48,9 @@ impl DueTimer {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new and owned here alone.
-        Ok(Self(AsyncFd::new(unsafe { OwnedFd::from_raw_fd(timer) })?))
+        let timer = unsafe { OwnedFd::from_raw_fd(timer) };
+        // SAFETY: it is the timer that is owned, open until it is dropped, and never replaced.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE)? }))
     }
 
     /// Returns when this time has come.

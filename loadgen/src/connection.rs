@@ -82,7 +82,12 @@ pub(crate) struct Scene<'a> {
 
 impl Connection {
     /// Begins to connect the client of this number.
-    pub(crate) fn begin(plan: &FleetPlan, number: usize, intended_ns: u64, source: Option<&mut Source>) -> Self {
+    pub(crate) fn begin(
+        plan: &FleetPlan,
+        number: usize,
+        intended_ns: u64,
+        source: Option<&mut Source>,
+    ) -> Self {
         let mut connection = Self {
             socket: None,
             phase: Phase::Joining,
@@ -224,9 +229,11 @@ impl Connection {
 
     /// Lets go of the box where nothing is left in it.
     fn tidy(&mut self) {
-        if self.unfinished.as_ref().is_some_and(|rest| {
-            rest.head.is_empty() && rest.unsent.is_empty() && rest.frames.is_idle()
-        }) {
+        if self
+            .unfinished
+            .as_ref()
+            .is_some_and(|rest| rest.head.is_empty() && rest.unsent.is_empty() && rest.frames.is_idle())
+        {
             self.unfinished = None;
         }
     }

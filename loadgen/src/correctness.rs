@@ -90,7 +90,8 @@ fn contradiction(told: StreamReceipts, got: StreamSum, all: bool) -> Option<Stri
     }
     if told.written > got.received && got.departed == 0 {
         // A push to everyone may have reached clients that are none of ours.
-        return (got.lost > 0).then(|| format!("reported written {}, received {}", told.written, got.received));
+        return (got.lost > 0)
+            .then(|| format!("reported written {}, received {}", told.written, got.received));
     }
     if known && got.received > told.written + told.uncertain {
         let uncertain = told.uncertain;

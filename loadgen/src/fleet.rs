@@ -92,8 +92,7 @@ impl Fleet {
                 let endings = self.report().map(|report| report.endings());
                 anyhow::bail!("not within {timeout:?}: {totals:?}, {endings:?}");
             }
-            (lines, _) =
-                self.board.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
+            (lines, _) = self.board.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

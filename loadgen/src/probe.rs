@@ -36,7 +36,13 @@ struct Process {
 }
 
 impl Process {
-    fn new(role: &str, name: &str, pid: Option<u32>, metrics: Option<SocketAddr>, node: Option<usize>) -> Self {
+    fn new(
+        role: &str,
+        name: &str,
+        pid: Option<u32>,
+        metrics: Option<SocketAddr>,
+        node: Option<usize>,
+    ) -> Self {
         let none = Usage::default();
         Self {
             role: role.into(),
@@ -76,7 +82,8 @@ impl Probe {
             probe.add(process).await;
         }
         if let Some(controller) = &system.controller {
-            let process = Process::new("controller", &controller.name, controller.pid, controller.metrics, None);
+            let process =
+                Process::new("controller", &controller.name, controller.pid, controller.metrics, None);
             probe.add(process).await;
         }
         probe

@@ -79,8 +79,7 @@ pub async fn run(
 ) -> anyhow::Result<RunResult> {
     scenario.check()?;
     anyhow::ensure!(!system.nodes.is_empty(), "no node to connect to: give the nodes' HTTP addresses");
-    let started_unix_ms =
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let loads = RunLoads::new(&scenario)?;
     let mut run = Run {
         spans: Arc::new(SpanBook::new(loads.scopes.len())),

@@ -63,10 +63,11 @@ impl RunLoads {
             for (load_at, load) in stage.loads.iter().enumerate() {
                 let group_at = scenario.group(load.group.as_deref())?;
                 let scope = scope(scenario, stage_at, load, &scenario.clients[group_at]);
-                let scope_at = scopes.iter().position(|known| known.name == scope.name).unwrap_or_else(|| {
-                    scopes.push(scope.clone());
-                    scopes.len() - 1
-                });
+                let scope_at =
+                    scopes.iter().position(|known| known.name == scope.name).unwrap_or_else(|| {
+                        scopes.push(scope.clone());
+                        scopes.len() - 1
+                    });
                 let count = target_count(load, &scenario.clients[group_at]) as u32;
                 let mut range = |measured| {
                     let ordered = load.via != Via::Unary;

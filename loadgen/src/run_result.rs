@@ -194,7 +194,10 @@ fn threads<F: FnMut(&Moment)>(run: &Run<'_, F>) -> Vec<(String, f64)> {
 
 fn lag<F: FnMut(&Moment)>(run: &Run<'_, F>) -> Latency {
     let mut lag = Latency::new();
-    run.pressed.iter().filter_map(|pressed| pressed.report.as_ref().ok()).for_each(|report| lag.merge(&report.lag));
+    run.pressed
+        .iter()
+        .filter_map(|pressed| pressed.report.as_ref().ok())
+        .for_each(|report| lag.merge(&report.lag));
     lag
 }
 
@@ -233,7 +236,11 @@ fn invalid<F: FnMut(&Moment)>(run: &Run<'_, F>, seen: &Distributions, totals: &T
     reasons(&run.scenario.validity, &facts, &threads(run), asked, joined)
 }
 
-fn errors<F: FnMut(&Moment)>(run: &Run<'_, F>, judgement: &Judgement, totals: &Totals) -> BTreeMap<String, u64> {
+fn errors<F: FnMut(&Moment)>(
+    run: &Run<'_, F>,
+    judgement: &Judgement,
+    totals: &Totals,
+) -> BTreeMap<String, u64> {
     let mut errors: BTreeMap<String, u64> = judgement
         .endings
         .iter()
@@ -259,7 +266,9 @@ fn remarks<F: FnMut(&Moment)>(run: &Run<'_, F>, correctness: &Correctness) -> Ve
     let mut remarks = run.remarks.clone();
     let plural = if nodes == 1 { "node was" } else { "nodes were" };
     remarks.push(format!("{nodes} {plural} judged"));
-    if run.loads.scopes.iter().any(|scope| scope.audience == Audience::All) && correctness.reported.members > 0 {
+    if run.loads.scopes.iter().any(|scope| scope.audience == Audience::All)
+        && correctness.reported.members > 0
+    {
         remarks.push("a broadcast also reaches clients that are not the generator's".into());
     }
     remarks

@@ -43,7 +43,8 @@ impl Scenario {
     pub fn builtin(name: &str, overrides: &[String]) -> anyhow::Result<Self> {
         let text = BUILTIN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
         let names = || Self::names().join(", ");
-        let text = text.with_context(|| format!("there is no scenario `{name}`; built in are {}", names()))?;
+        let text =
+            text.with_context(|| format!("there is no scenario `{name}`; built in are {}", names()))?;
         Self::from_text(text, name, overrides)
     }
 
@@ -114,7 +115,10 @@ fn flatten(path: String, tree: Value, flat: &mut std::collections::BTreeMap<Stri
             fields.into_iter().for_each(|(key, value)| flatten(below(&key), value, flat));
         }
         Value::Array(items) => {
-            items.into_iter().enumerate().for_each(|(at, value)| flatten(below(&at.to_string()), value, flat));
+            items
+                .into_iter()
+                .enumerate()
+                .for_each(|(at, value)| flatten(below(&at.to_string()), value, flat));
         }
         leaf => drop(flat.insert(path, leaf)),
     }
@@ -139,7 +143,8 @@ mod tests {
 
     #[test]
     fn overrides_reach_every_place() {
-        let scenario = room(&["ramp.rate=500", "stages.0.loads.0.rate=7", "clients.0.reconnect.max=3"]).unwrap();
+        let scenario =
+            room(&["ramp.rate=500", "stages.0.loads.0.rate=7", "clients.0.reconnect.max=3"]).unwrap();
         assert_eq!((scenario.ramp.rate, scenario.stages[0].loads[0].rate), (500.0, 7.0));
         assert_eq!(scenario.clients[0].reconnect.map(|jitter| (jitter.min, jitter.max)), Some((0.5, 3.0)));
         assert_eq!(scenario.parameters()["stages.0.loads.0.rate"], 7.0);

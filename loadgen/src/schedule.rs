@@ -102,14 +102,14 @@ mod tests {
 
     #[test]
     fn poisson_keeps_the_rate_and_the_seed() {
-        let poisson = |seed| times(Schedule::new(1000.0, Arrival::Poisson, 1, seed, End::Time(60_000_000_000)));
+        let poisson =
+            |seed| times(Schedule::new(1000.0, Arrival::Poisson, 1, seed, End::Time(60_000_000_000)));
         let (first, again, other) = (poisson(1), poisson(1), poisson(2));
         assert!(first == again && first != other);
         assert!((58_000..62_000).contains(&first.len()), "{} in 60 s", first.len());
         let gaps: Vec<f64> = first.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let deviation =
-            (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
+        let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
         assert!((0.95..1.05).contains(&(deviation / mean)), "exponential gaps deviate by their mean");
     }
 

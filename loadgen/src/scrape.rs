@@ -27,7 +27,6 @@ const LISTEN: &str = "0A";
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct NodeStats {
     pub(crate) node_id: String,
-    pub(crate) connections: u64,
     #[serde(default)]
     pub(crate) shards: Vec<ShardLine>,
 }
@@ -121,7 +120,7 @@ fn listening_inodes(port: u16) -> Vec<String> {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            if let [_, local, _, LISTEN, .., ] = fields[..]
+            if let [_, local, _, LISTEN, ..] = fields[..]
                 && local.ends_with(&format!(":{port:04X}"))
                 && let Some(inode) = fields.get(9)
             {
@@ -134,7 +133,9 @@ fn listening_inodes(port: u16) -> Vec<String> {
 
 /// The body of a plain GET.
 pub(crate) async fn get(addr: SocketAddr, path: &str, timeout: Duration) -> anyhow::Result<String> {
-    tokio::time::timeout(timeout, get_now(addr, path)).await.with_context(|| format!("{addr}{path}: too slow"))?
+    tokio::time::timeout(timeout, get_now(addr, path))
+        .await
+        .with_context(|| format!("{addr}{path}: too slow"))?
 }
 
 async fn get_now(addr: SocketAddr, path: &str) -> anyhow::Result<String> {

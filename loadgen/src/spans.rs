@@ -53,8 +53,7 @@ pub(crate) struct LoadSpans {
 impl SpanBook {
     /// For so many loads.
     pub(crate) fn new(loads: usize) -> Self {
-        let empty =
-            LoadSpans { first: Latency::new(), last: Latency::new(), receivers: 0, too_early: 0 };
+        let empty = LoadSpans { first: Latency::new(), last: Latency::new(), receivers: 0, too_early: 0 };
         Self(Mutex::new(Book { open: HashMap::default(), folded_at_ns: 0, loads: vec![empty; loads] }))
     }
 

@@ -72,11 +72,6 @@ impl StreamRange {
     pub(crate) fn published(&self, stream: u32) -> u64 {
         self.next[(stream - self.first) as usize].load(SeqCst)
     }
-
-    /// How many pushes of all its streams have left.
-    pub(crate) fn published_in_all(&self) -> u64 {
-        self.next.iter().map(|next| next.load(SeqCst)).sum()
-    }
 }
 
 /// All streams of a run.

@@ -94,11 +94,7 @@ impl SystemUnderTest {
 
     /// Finds a running system: the nodes at these HTTP addresses, or, where none are given, those that the
     /// controller lists and that answer `/stats` on the documented ports (node n: HTTP 8079 + n).
-    pub async fn find(
-        controller: &str,
-        managers: &[String],
-        nodes: &[SocketAddr],
-    ) -> anyhow::Result<Self> {
+    pub async fn find(controller: &str, managers: &[String], nodes: &[SocketAddr]) -> anyhow::Result<Self> {
         let listed = list_nodes(controller).await;
         let mut found = Vec::new();
         if nodes.is_empty() {
@@ -125,7 +121,8 @@ impl SystemUnderTest {
         }
         let listed = listed.unwrap_or_default();
         let nodes = found.into_iter().map(|(http, stats)| node(http, &stats, &listed)).collect();
-        let controller = ServiceAddr::new("controller-1", controller, metrics_beside(controller, CONTROLLER_METRICS));
+        let controller =
+            ServiceAddr::new("controller-1", controller, metrics_beside(controller, CONTROLLER_METRICS));
         let managers = managers.iter().enumerate().map(|(at, grpc)| {
             ServiceAddr::new(&format!("push-manager-{}", at + 1), grpc, metrics_beside(grpc, MANAGER_METRICS))
         });

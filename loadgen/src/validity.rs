@@ -40,7 +40,10 @@ pub(crate) fn reasons(
     let mut found = Vec::new();
     let mut say = |check: &str, what: String| found.push(Invalid { check: check.into(), found: what });
     for (name, cores) in threads.iter().filter(|(_, cores)| *cores > bounds.thread_cores) {
-        say("generator-cpu", format!("thread {name}: {cores:.2} of a core, allowed {:.2}", bounds.thread_cores));
+        say(
+            "generator-cpu",
+            format!("thread {name}: {cores:.2} of a core, allowed {:.2}", bounds.thread_cores),
+        );
     }
     for load in loads {
         let scope = &load.scope;
@@ -51,7 +54,10 @@ pub(crate) fn reasons(
         let allowed = bounds.lag_ms.max(bounds.lag_share * load.p99_ms).min(bounds.lag_most_ms);
         if load.lag_p99_ms > allowed {
             let late = load.lag_p99_ms;
-            say("generator-lag", format!("{scope}: pushes left {late:.3} ms late (p99), allowed {allowed:.3} ms"));
+            say(
+                "generator-lag",
+                format!("{scope}: pushes left {late:.3} ms late (p99), allowed {allowed:.3} ms"),
+            );
         }
         if load.dropped > 0 {
             say("dropped-sends", format!("{scope}: {} pushes never left, allowed 0", load.dropped));

@@ -18,7 +18,7 @@ use super::Liar;
 type Answer<T> = Result<Response<T>, Status>;
 
 /// Serves both; the address.
-pub async fn serve(liar: Liar) -> SocketAddr {
+pub(crate) async fn serve(liar: Liar) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder()

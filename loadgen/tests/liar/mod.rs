@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 #![allow(dead_code)] // Not every test needs every door.
 
-pub mod grpc;
+pub(crate) mod grpc;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use tungstenite::{Message, WebSocket};
 
 /// What it does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     None,
     /// It stands still once, for so many milliseconds.
@@ -43,8 +43,8 @@ type Member = Arc<Mutex<WebSocket<TcpStream>>>;
 
 /// The server; it lives until the test ends.
 #[derive(Clone)]
-pub struct Liar {
-    pub addr: SocketAddr,
+pub(crate) struct Liar {
+    pub(crate) addr: SocketAddr,
     fault: Fault,
     state: Arc<Mutex<State>>,
 }
@@ -57,7 +57,7 @@ struct State {
 }
 
 impl Liar {
-    pub fn start(fault: Fault) -> Self {
+    pub(crate) fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let liar = Self { addr: listener.local_addr().unwrap(), fault, state: Arc::default() };
         let serving = liar.clone();
@@ -98,7 +98,7 @@ impl Liar {
     }
 
     /// Pushes to a room; how many members it says got it.
-    pub fn push(&self, room: &str, text: &str) -> u64 {
+    pub(crate) fn push(&self, room: &str, text: &str) -> u64 {
         let mut state = self.state.lock().unwrap();
         let number = state.pushes;
         state.pushes += 1;
