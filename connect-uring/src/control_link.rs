@@ -308,7 +308,7 @@ impl ControlLink {
 
     /// Tells each shard its part. What is not a delivery is always taken.
     fn tell(&self, by_shard: impl IntoIterator<Item = Vec<ToShard>>) {
-        for (shard, items) in self.parts.shards.iter().zip(by_shard) {
+        for (shard, items) in self.parts.shards.iter().zip(by_shard).filter(|(_, items)| !items.is_empty()) {
             let taken = shard.push_batch(items);
             debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
         }
