@@ -48,6 +48,9 @@ enum Task {
         /// How many: 10000, 100k, 1M.
         #[arg(value_parser = scale::parse_clients)]
         clients: u64,
+        /// After how long without a word a client is pinged, in seconds.
+        #[arg(long, default_value_t = 25)]
+        ping_interval: u64,
         /// For how long they are held, in seconds.
         #[arg(long, default_value_t = 60)]
         hold: u64,
@@ -77,7 +80,7 @@ fn run(task: Task, root: &Path) -> Result<ExitCode> {
             return suite::Suite::nightly().run(root);
         }
         Task::Ci => return ci(root),
-        Task::Scale { clients, hold } => scale::run(root, clients, hold)?,
+        Task::Scale { clients, ping_interval, hold } => scale::run(root, clients, ping_interval, hold)?,
         Task::Tidy => {
             let complaints = tidy::complaints(root)?;
             if !complaints.is_empty() {

@@ -34,7 +34,7 @@ pub(crate) fn parse_clients(text: &str) -> Result<u64, String> {
 }
 
 /// Prepares the machine, runs it, puts everything back.
-pub(crate) fn run(root: &Path, clients: u64, hold_s: u64) -> Result<()> {
+pub(crate) fn run(root: &Path, clients: u64, ping_s: u64, hold_s: u64) -> Result<()> {
     check_memory(clients)?;
     let shards = shards(clients, open_files()?, cores());
     println!("{clients} clients, {} open files a thread: {shards} shards", open_files()?);
@@ -46,10 +46,10 @@ pub(crate) fn run(root: &Path, clients: u64, hold_s: u64) -> Result<()> {
     let binary = binaries.join("scale");
     let _held = HeldInterrupts::hold();
     let _raised = Raised::all(&wanted(clients)?)?;
-    let (count, shards, hold) = (clients.to_string(), shards.to_string(), hold_s.to_string());
-    Step::new(&binary.to_string_lossy(), &[&count, &shards, &hold])
+    let args = [clients, shards, ping_s, hold_s].map(|number| number.to_string());
+    Step::new(&binary.to_string_lossy(), &args)
         .env("RINGCAST_BIN_DIR", &binaries.to_string_lossy())
-        .called(&format!("scale {clients} {shards} {hold}"))
+        .called(&format!("scale {}", args.join(" ")))
         .minutes(RUN_MINUTES)
         .run(root)
 }
@@ -108,24 +108,25 @@ fn wanted(clients: u64) -> Result<Vec<Wanted>> {
             &[open + 2 * clients + 100_000],
             "both ends of a connection are open files here",
         ),
-        wanted("net/core/somaxconn", &[4096], "clients that wait for accept"),
-        wanted("net/ipv4/tcp_max_syn_backlog", &[8192], "clients in the middle of their connect"),
         wanted(
             "net/ipv4/tcp_mem",
             &[clients / 4, clients / 2, clients],
-            "a push to everybody lies in all sockets at once, in pages",
-        ),
-        wanted(
-            "net/ipv4/tcp_migrate_req",
-            &[1],
-            "clients that wait where a full shard stops listening go to another one",
+            "a push to everybody lies in all sockets at once; in pages",
         ),
     ];
+    if Path::new("/proc/sys/net/ipv4/tcp_child_ehash_entries").exists() {
+        let entries = (4 * clients).next_power_of_two().min(MAX_EHASH_ENTRIES);
+        let why = "the run has a network of its own, whose table of connections is made with so many chains";
+        all.push(wanted("net/ipv4/tcp_child_ehash_entries", &[entries], why));
+    }
     if Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists() {
         all.push(wanted("net/netfilter/nf_conntrack_max", &[2 * clients], "where connections are tracked"));
     }
     Ok(all)
 }
+
+/// The most chains that the kernel gives a network's table of connections.
+const MAX_EHASH_ENTRIES: u64 = 1 << 24;
 
 /// Settings that were raised; they are put back when this is dropped.
 struct Raised(Vec<(PathBuf, String)>);

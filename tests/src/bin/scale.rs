@@ -1,7 +1,8 @@
 //! What one machine holds: a controller, a push manager and one node, as many joined clients as are asked for, and
 //! what all of it costs. `cargo xtask scale` starts it with the machine prepared.
 //!
-//! Owns: the course of a run and its figures. Must not: set anything of the machine.
+//! Owns: the course of a run and its figures. Must not: set anything of the machine: it runs in a network of its own,
+//! whose settings go with it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use loadgen::{Fleet, FleetPlan, PublishPlan, Publisher, Target, Totals, Via};
 use ringcast_proto::pubsub::Outcomes;
 use ringcast_tests::procfs::{cpu_seconds, memory, rss_bytes};
-use ringcast_tests::{System, SystemPlan};
+use ringcast_tests::{System, SystemPlan, enter_own_network};
 
 /// Members of a room.
 const ROOM: usize = 1_000;
@@ -23,7 +24,18 @@ const BROADCASTS: u64 = 2;
 const BROADCAST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Joins that may be under way: more only wait in the node's queues.
-const JOINS_UNDER_WAY: usize = 4_000;
+const JOINS_UNDER_WAY: usize = 1_500;
+
+/// Connects a second: no schedule, as fast as they are answered.
+const AT_ONCE: f64 = 1e6;
+
+/// What a network of our own is set to.
+const NETWORK: [(&str, &str); 3] = [
+    ("core/somaxconn", "4096"),
+    ("ipv4/tcp_max_syn_backlog", "8192"),
+    // Clients that wait where a full shard stops listening go to another one.
+    ("ipv4/tcp_migrate_req", "1"),
+];
 
 /// Without one more client for this long, the run is over.
 const STALL: Duration = Duration::from_secs(60);
@@ -41,36 +53,58 @@ fn args() -> Result<Args> {
     Ok(Args {
         clients: next("CLIENTS")?.parse()?,
         shards: next("SHARDS")?.parse()?,
+        ping_s: next("PING_S")?.parse()?,
         hold: Duration::from_secs(next("HOLD_S")?.parse()?),
     })
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let args = args()?;
+    prepare_network()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(until_ended(&args))
+}
+
+/// Enters a network of our own before anything else runs here: its table of connections is as large as this run
+/// needs, and its ports are nobody else's.
+fn prepare_network() -> Result<()> {
+    let network = || std::fs::read_link("/proc/thread-self/ns/net");
+    let machines = network()?;
+    enter_own_network();
+    if network()? != machines {
+        for (name, value) in NETWORK {
+            std::fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| name.to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+async fn until_ended(args: &Args) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     // What was started ends with the run, also where that is left.
     tokio::select! {
-        run = run(&args) => run,
+        run = run(args) => run,
         _ = terminate.recv() => anyhow::bail!("ended by SIGTERM"),
         _ = tokio::signal::ctrl_c() => anyhow::bail!("ended by Ctrl+C"),
     }
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let Args { clients, shards, hold } = *args;
+    let Args { clients, shards, ping_s, hold } = *args;
+    let spare = clients / 20 + 1000;
     let plan = SystemPlan::nodes(1)
         .shards(shards)
-        .limit(&format!("max_connections: {}", clients + clients / 20 + 1000));
+        .limit(&format!("max_connections: {}", clients + spare))
+        .limit(&format!("ping_interval: {ping_s}s"));
     let system = System::start(plan).await;
     let meter = Meter::new(&system);
     let empty = meter.read()?;
-    println!("{clients} clients, rooms of {ROOM}, one node of {shards} shards");
+    println!("{clients} clients, rooms of {ROOM}, one node of {shards} shards, pings after {ping_s} s");
 
     let began = Instant::now();
-    let plan = FleetPlan::new(system.nodes[0].http, clients, "u", |number| format!("r{}", number / ROOM));
-    let fleet =
-        Fleet::connect(FleetPlan { max_open: JOINS_UNDER_WAY, connect_timeout: STALL, ..plan.rate(1e6) })?;
+    let mut plan = FleetPlan::new(system.nodes[0].http, clients, "u", |number| format!("r{}", number / ROOM));
+    (plan.rate, plan.max_open, plan.connect_timeout) = (AT_ONCE, JOINS_UNDER_WAY, STALL);
+    let fleet = Fleet::connect(plan)?;
     join_all(&fleet, clients).await?;
     let joined = meter.read()?;
     println!("all joined after {:.1} s", began.elapsed().as_secs_f64());
@@ -91,7 +125,7 @@ async fn run(args: &Args) -> Result<()> {
 
     let rooms = clients.div_ceil(ROOM);
     let publisher = system.publisher().await;
-    let room = |number: u64| number as usize * (rooms / ROOM_PUSHES as usize).max(1) % rooms;
+    let room = move |number: u64| number as usize * (rooms / ROOM_PUSHES as usize).max(1) % rooms;
     let members = |room: usize| ROOM.min(clients - room * ROOM) as u64;
     let mut plan = PublishPlan::to(Target::All, 0, ROOM_PUSHES, ROOM_PUSHES_PER_SECOND);
     plan.aim = std::sync::Arc::new(move |number| loadgen::Aim {
