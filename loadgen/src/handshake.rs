@@ -27,14 +27,12 @@ pub(crate) fn key(nonce: u128) -> String {
     BASE64.encode(&nonce.to_be_bytes())
 }
 
-/// The request of a client.
-pub(crate) fn request(host: &str, user: &str, room: &str, query: &str, key: &str) -> Vec<u8> {
+/// The request of a client: in the path, `{user}` and `{room}` are replaced.
+pub(crate) fn request(host: &str, path: &str, user: &str, room: &str, key: &str) -> Vec<u8> {
+    let path = path.replace("{user}", &escaped(user)).replace("{room}", &escaped(room));
     format!(
-        "GET /ws?user_id={}&user_name={}&room_id={}{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        escaped(user),
-        escaped(user),
-        escaped(room)
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()
 }
@@ -114,7 +112,7 @@ mod tests {
 
     #[test]
     fn ids_are_escaped() {
-        let request = String::from_utf8(request("h", "a b", "房", "", "k")).unwrap();
+        let request = String::from_utf8(request("h", crate::plan::RINGCAST_PATH, "a b", "房", "k")).unwrap();
         assert!(request.starts_with("GET /ws?user_id=a%20b&user_name=a%20b&room_id=%E6%88%BF HTTP/1.1\r\n"));
     }
 }

@@ -6,6 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::spans::SpanBook;
+use crate::streams::{Streams, Who};
+
+/// The request of a client of Ringcast.
+pub const RINGCAST_PATH: &str = "/ws?user_id={user}&user_name={user}&room_id={room}";
+
+/// Clients that one thread serves, where the plan says nothing else: below the usual limit of open files, and
+/// below the ports of one source address.
+pub const CLIENTS_PER_THREAD: usize = 16_000;
+
 /// How a client goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
@@ -21,14 +31,35 @@ pub enum Leave {
     Deaf,
 }
 
+/// How a client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// As soon as something is there.
+    #[default]
+    Prompt,
+    /// At most so many bytes a second, ten times a second.
+    Slow(u32),
+    /// Never, once it has joined.
+    Deaf,
+}
+
+/// Clients whose connection ended without their will come back.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reconnect {
+    /// The shortest wait.
+    pub min: Duration,
+    /// The longest: the wait is drawn evenly between both (full jitter).
+    pub max: Duration,
+}
+
 /// Names a client by its number.
 pub type Naming = Arc<dyn Fn(usize) -> String + Send + Sync>;
 
 /// A fleet of clients: how many, how fast, who they are.
 #[derive(Clone)]
 pub struct FleetPlan {
-    /// The node's HTTP port.
-    pub addr: SocketAddr,
+    /// The nodes' HTTP ports; client n goes to the n-th, around, and one further each time it comes back.
+    pub addrs: Vec<SocketAddr>,
     /// Clients in all.
     pub count: usize,
     /// Connects a second, on a fixed schedule that waits for nobody.
@@ -37,7 +68,9 @@ pub struct FleetPlan {
     pub user: Naming,
     /// The room of a client.
     pub room: Naming,
-    /// Added to the query as it is, such as `&device=phone`.
+    /// The path of the upgrade, in which `{user}` and `{room}` are replaced.
+    pub path: String,
+    /// Added to the path as it is, such as `&device=phone`.
     pub query: String,
     /// Connects that may be open at a time while their 101 is awaited, and, where clients leave at once, clients
     /// in all. The schedule waits where this many are, and the wait shows in the connect time.
@@ -48,6 +81,38 @@ pub struct FleetPlan {
     pub receive_buffer: Option<usize>,
     /// How long a client waits for its 101.
     pub connect_timeout: Duration,
+    /// Threads, each with its own table of descriptors; 0: one for each [`CLIENTS_PER_THREAD`].
+    pub threads: usize,
+    /// Whether and when clients come back.
+    pub reconnect: Option<Reconnect>,
+    /// How a client reads; `None`: all promptly.
+    pub manner: Option<Arc<dyn Fn(usize) -> Manner + Send + Sync>>,
+    /// Burnt for each frame: makes the generator slow on purpose.
+    pub handicap: Duration,
+    /// What a run knows of its clients beyond their names.
+    pub(crate) run: Option<InRun>,
+}
+
+/// What ties a fleet to a run.
+#[derive(Clone)]
+pub(crate) struct InRun {
+    /// The fleet's group in the scenario.
+    pub(crate) group: u16,
+    /// The number of a client's room in the group.
+    pub(crate) room_of: Arc<dyn Fn(usize) -> u32 + Send + Sync>,
+    /// Which pushes there are.
+    pub(crate) streams: Arc<Streams>,
+    /// Where the first and the last receiver of each push are found.
+    pub(crate) spans: Arc<SpanBook>,
+    /// How many loads are measured apart.
+    pub(crate) loads: usize,
+}
+
+impl InRun {
+    /// The client of this number.
+    pub(crate) fn who(&self, number: usize) -> Who {
+        Who { group: self.group, number: number as u32, room: (self.room_of)(number) }
+    }
 }
 
 impl FleetPlan {
@@ -61,16 +126,22 @@ impl FleetPlan {
     ) -> Self {
         let prefix = user_prefix.to_owned();
         Self {
-            addr,
+            addrs: vec![addr],
             count,
             rate: 2_000.0,
             user: Arc::new(move |number| format!("{prefix}{number}")),
             room: Arc::new(room),
+            path: RINGCAST_PATH.into(),
             query: String::new(),
             max_open: 1_000,
             leave_when_joined: None,
             receive_buffer: None,
             connect_timeout: Duration::from_secs(10),
+            threads: 0,
+            reconnect: None,
+            manner: None,
+            handicap: Duration::ZERO,
+            run: None,
         }
     }
 
@@ -91,5 +162,30 @@ impl FleetPlan {
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = Some(bytes);
         self
+    }
+
+    /// The path of the upgrade, such as `/sub?room={room}`.
+    pub fn path(mut self, path: &str) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// Threads.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// How many threads it takes.
+    pub(crate) fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => self.count.div_ceil(CLIENTS_PER_THREAD).max(1),
+            threads => threads.min(self.count.max(1)),
+        }
+    }
+
+    /// How this client reads.
+    pub(crate) fn manner_of(&self, number: usize) -> Manner {
+        self.manner.as_ref().map_or(Manner::Prompt, |manner| manner(number))
     }
 }

@@ -1,9 +1,9 @@
-//! epoll, the eventfd that wakes it, and one socket option: the only unsafe code of the clients.
+//! epoll, and the eventfd that wakes it.
 //!
 //! Owns: the two descriptors. Must not: know connections. Talks to: `worker`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// Events that one call takes at most.
@@ -19,20 +19,46 @@ pub(crate) struct Poller {
     events: Vec<libc::epoll_event>,
 }
 
+/// A socket that can do something.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ready {
+    /// Its token.
+    pub(crate) token: u64,
+    /// The other end has finished, or the connection failed: read to the end, no further event may come.
+    pub(crate) ends: bool,
+}
+
 /// Wakes a [`Poller`] from another thread.
 pub(crate) struct Waker(OwnedFd);
 
+impl Waker {
+    /// A waker, for whose descriptor a poller is then made.
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: the call has no memory arguments; a descriptor that it returns is new and owned here alone.
+        Ok(Self(unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }?))
+    }
+
+    /// The descriptor's number.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Ends the poller's wait.
+    pub(crate) fn wake(&self) {
+        let one = 1_u64;
+        // SAFETY: eight bytes at a valid address. A full counter means that a wake-up is waiting already.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
 impl Poller {
-    /// A poller and what wakes it.
-    pub(crate) fn new() -> io::Result<(Self, Waker)> {
+    /// A poller that this eventfd wakes.
+    pub(crate) fn new(wake: OwnedFd) -> io::Result<Self> {
         // SAFETY: the call has no memory arguments; a descriptor that it returns is new and owned here alone.
         let epoll = unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }?;
-        // SAFETY: as above.
-        let wake = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }?;
-        let waker = Waker(wake.try_clone()?);
         let poller = Self { epoll, wake, events: Vec::with_capacity(BATCH) };
         poller.add(poller.wake.as_raw_fd(), WAKE)?;
-        Ok((poller, waker))
+        Ok(poller)
     }
 
     /// Watches a socket for both directions, edge-triggered, until it is closed.
@@ -45,8 +71,8 @@ impl Poller {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits at most this long and puts the tokens of ready sockets into `ready`.
-    pub(crate) fn wait(&mut self, timeout: Duration, ready: &mut Vec<u64>) {
+    /// Waits at most this long and puts the sockets that are ready into `ready`.
+    pub(crate) fn wait(&mut self, timeout: Duration, ready: &mut Vec<Ready>) {
         ready.clear();
         let timeout_ms = timeout.as_micros().div_ceil(1000).min(1000) as libc::c_int;
         // SAFETY: the buffer has room for BATCH events, and no more are asked for.
@@ -60,37 +86,18 @@ impl Poller {
         };
         // SAFETY: the kernel has filled in `count` events; on an error (only EINTR can happen) it is none.
         unsafe { self.events.set_len(usize::try_from(count).unwrap_or(0)) };
-        ready.extend(self.events.iter().map(|event| event.u64).filter(|token| *token != WAKE));
-        let mut counter = 0_u64;
-        // SAFETY: eight bytes at a valid address; the descriptor does not block.
-        unsafe { libc::read(self.wake.as_raw_fd(), (&raw mut counter).cast(), 8) };
+        for event in &self.events {
+            let (events, token) = (event.events, event.u64);
+            if token == WAKE {
+                let mut counter = 0_u64;
+                // SAFETY: eight bytes at a valid address; the descriptor does not block.
+                unsafe { libc::read(self.wake.as_raw_fd(), (&raw mut counter).cast(), 8) };
+            } else {
+                let ending = libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR;
+                ready.push(Ready { token, ends: events & ending as u32 != 0 });
+            }
+        }
     }
-}
-
-impl Waker {
-    /// Ends the poller's wait.
-    pub(crate) fn wake(&self) {
-        let one = 1_u64;
-        // SAFETY: eight bytes at a valid address. A full counter means that a wake-up is waiting already.
-        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
-    }
-}
-
-/// Lets the kernel choose the port when the other end is known: ports are then used once for each pair of
-/// addresses, not once for each source.
-pub(crate) fn choose_port_at_connect(socket: &impl AsRawFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: `on` is valid for the call, and its size is what is said.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Owns a new descriptor, or tells why there is none.

@@ -31,9 +31,47 @@ pub struct Totals {
     pub received: u64,
     /// Pushes received beyond the first time.
     pub duplicates: u64,
+    /// Pushes received after a later one of their stream.
+    pub reordered: u64,
+    /// Pushes received by clients for whom they were not, or after the server's close frame.
+    pub after_leave: u64,
+    /// Frames whose checksum was wrong.
+    pub corrupt: u64,
+    /// Text and binary frames without a stamp: not pushed by us.
+    pub unstamped: u64,
+    /// Bytes received, headers and heads included.
+    pub bytes: u64,
+    /// Connects that were not a client's first.
+    pub reconnects: usize,
+    /// Connects whose 101 is awaited now.
+    pub joining: usize,
+    /// Clients that joined at least once.
+    pub ever_joined: usize,
 }
 
 impl Totals {
+    /// Adds another thread's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.joined += other.joined;
+        self.live += other.live;
+        self.refused += other.refused;
+        self.closed_by_server += other.closed_by_server;
+        self.broken += other.broken;
+        self.left += other.left;
+        self.mute += other.mute;
+        self.received += other.received;
+        self.duplicates += other.duplicates;
+        self.reordered += other.reordered;
+        self.after_leave += other.after_leave;
+        self.corrupt += other.corrupt;
+        self.unstamped += other.unstamped;
+        self.bytes += other.bytes;
+        self.reconnects += other.reconnects;
+        self.joining += other.joining;
+        self.ever_joined += other.ever_joined;
+    }
+
     /// Clients whose life is over.
     pub fn over(&self) -> usize {
         self.refused + self.closed_by_server + self.broken + self.left
@@ -45,10 +83,21 @@ impl Totals {
 pub struct PushSpan {
     /// When it was meant to leave, in nanoseconds of CLOCK_MONOTONIC.
     pub intended_ns: u64,
+    /// When the first receiver had it.
+    pub first_ns: u64,
     /// When the last receiver had it.
     pub last_ns: u64,
     /// How many connections had it.
     pub receivers: u64,
+}
+
+impl PushSpan {
+    /// Takes other receivers of the same push in.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+        self.receivers += other.receivers;
+    }
 }
 
 /// A distribution of times.
@@ -60,6 +109,24 @@ impl Latency {
     pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1_000, 300_000_000_000, 3);
         Self(histogram.expect("the bounds are constants that hdrhistogram takes"))
+    }
+
+    /// The same with two digits, in a tenth of the memory.
+    pub(crate) fn coarse() -> Self {
+        let histogram = Histogram::new_with_bounds(1_000, 300_000_000_000, 2);
+        Self(histogram.expect("the bounds are constants that hdrhistogram takes"))
+    }
+
+    /// The curve: pairs of quantile (0 to 1) and milliseconds, rising, finer towards the end.
+    pub(crate) fn curve(&self) -> Vec<(f64, f64)> {
+        let mut curve: Vec<(f64, f64)> = Vec::new();
+        for step in self.0.iter_quantiles(5) {
+            let point = (step.quantile_iterated_to(), step.value_iterated_to() as f64 / 1e6);
+            if curve.last().is_none_or(|last| *last != point) {
+                curve.push(point);
+            }
+        }
+        curve
     }
 
     pub(crate) fn record_ns(&mut self, ns: u64) {
@@ -169,13 +236,7 @@ impl FleetReport {
     pub fn endings(&self) -> BTreeMap<String, usize> {
         let mut endings = BTreeMap::new();
         for connection in &self.connections {
-            let name = match &connection.ended {
-                None => "live".into(),
-                Some(Ended::Left) => "left".into(),
-                Some(Ended::Refused { status }) => format!("refused {status}"),
-                Some(Ended::ClosedByServer { code, .. }) => format!("closed {code}"),
-                Some(Ended::Broken { error }) => format!("broken: {error}"),
-            };
+            let name = connection.ended.as_ref().map_or_else(|| "live".into(), Ended::name);
             *endings.entry(name).or_insert(0) += 1;
         }
         endings

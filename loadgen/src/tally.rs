@@ -1,7 +1,7 @@
-//! What one connection saw: its pushes by stream, told apart into first, late, double and missing, and how it
-//! ended.
+//! What one connection saw.
 //!
-//! Owns: the judgement of sequences. Must not: touch a socket.
+//! Owns: telling first receipts, doubles and late ones apart. Must not: know sockets or clocks. An idle connection
+//! has no tally of streams; a stream without losses costs one entry.
 
 use std::ops::Range;
 
@@ -31,17 +31,31 @@ pub enum Ended {
     },
 }
 
+impl Ended {
+    /// In a word: `left`, `refused 409`, `closed 1012`, `broken: ...`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Left => "left".into(),
+            Self::Refused { status } => format!("refused {status}"),
+            Self::ClosedByServer { code, .. } => format!("closed {code}"),
+            Self::Broken { error } => format!("broken: {error}"),
+        }
+    }
+}
+
 /// What a connection saw of one stream of pushes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamTally {
     /// The stream's number.
     pub stream: u32,
-    /// Pushes received, each counted once.
-    pub received: u64,
     /// Receipts beyond the first.
     pub duplicates: u64,
     /// Receipts that came after a later one.
     pub reordered: u64,
+    /// Pushes received, each counted once.
+    pub received: u64,
+    /// The first number that had to come: those before it left before the connection was joined.
+    pub start: u64,
     /// The number that would come next.
     pub next: u64,
     /// Numbers below `next` that never came.
@@ -49,6 +63,11 @@ pub struct StreamTally {
 }
 
 impl StreamTally {
+    /// Of a connection to which everything from `start` on has to come.
+    pub(crate) fn from(stream: u32, start: u64) -> Self {
+        Self { stream, start, next: start, ..Self::default() }
+    }
+
     /// Takes one receipt in; returns whether it was the first of its number.
     fn note(&mut self, seq: u64) -> bool {
         if seq >= self.next {
@@ -57,6 +76,13 @@ impl StreamTally {
             }
             self.next = seq + 1;
             self.received += 1;
+            return true;
+        }
+        if self.received == 0 {
+            // It was sent before the join was seen here, and it came: so must those after it.
+            self.start = seq;
+            self.next = seq + 1;
+            self.received = 1;
             return true;
         }
         let Some(at) = self.gaps.iter().position(|gap| gap.contains(&seq)) else {
@@ -81,28 +107,29 @@ impl StreamTally {
     }
 }
 
-/// What a connection saw in all.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) frames: u64,
-    pub(crate) pings: u64,
-    pub(crate) streams: Vec<StreamTally>,
-    pub(crate) joined_after_ns: Option<u64>,
-    pub(crate) ended: Option<Ended>,
+/// Takes a stamped frame in; returns whether it was the first receipt of this push, and whether it came late.
+pub(crate) fn note(streams: &mut Vec<StreamTally>, stamp: Stamp) -> Receipt {
+    let at = match streams.iter().position(|tally| tally.stream == stamp.stream) {
+        Some(at) => at,
+        None => {
+            // One more, not twice as many: most connections see one or two.
+            streams.reserve_exact(1);
+            streams.push(StreamTally::from(stamp.stream, 0));
+            streams.len() - 1
+        }
+    };
+    let late = streams[at].reordered;
+    let first = streams[at].note(stamp.seq);
+    Receipt { first, late: streams[at].reordered > late }
 }
 
-impl Tally {
-    /// Takes a stamped frame in; returns whether it was the first receipt of this push.
-    pub(crate) fn note(&mut self, stamp: Stamp) -> bool {
-        let at = match self.streams.iter().position(|tally| tally.stream == stamp.stream) {
-            Some(at) => at,
-            None => {
-                self.streams.push(StreamTally { stream: stamp.stream, ..StreamTally::default() });
-                self.streams.len() - 1
-            }
-        };
-        self.streams[at].note(stamp.seq)
-    }
+/// What a receipt was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Receipt {
+    /// The first of its push.
+    pub(crate) first: bool,
+    /// After a later push of its stream.
+    pub(crate) late: bool,
 }
 
 #[cfg(test)]
@@ -117,5 +144,16 @@ mod tests {
         assert_eq!((tally.received, tally.duplicates, tally.reordered), (5, 2, 1));
         assert_eq!(tally.missing_between(), 2, "2 and 4 never came");
         assert_eq!(tally.lost(10), 5, "2, 4, 7, 8 and 9 never came");
+    }
+
+    #[test]
+    fn what_left_before_the_join_is_not_lost() {
+        let mut tally = StreamTally::from(1, 10);
+        assert_eq!(tally.lost(12), 2);
+        assert!(tally.note(11));
+        assert_eq!((tally.lost(12), tally.start), (1, 10), "10 had to come");
+        let mut early = StreamTally::from(1, 10);
+        assert!(early.note(8) && early.note(10));
+        assert_eq!((early.lost(11), early.start), (1, 8), "9 had to come, since 8 did");
     }
 }
