@@ -294,6 +294,10 @@ impl LinkState {
             bytes += event.encoded_len();
             events.push(event);
         }
+        if self.events.is_empty() && self.events.capacity() > MAX_BATCH {
+            // What a storm of joins needed is given back.
+            self.events = VecDeque::new();
+        }
         self.batches += 1;
         Some(SessionBatch { number: self.batches, events })
     }

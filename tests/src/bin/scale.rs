@@ -43,13 +43,15 @@ const STALL: Duration = Duration::from_secs(60);
 struct Args {
     clients: usize,
     shards: u16,
+    ping_s: u64,
     hold: Duration,
 }
 
 fn args() -> Result<Args> {
     let mut args = std::env::args().skip(1);
-    let mut next =
-        |what: &str| args.next().with_context(|| format!("usage: scale CLIENTS SHARDS HOLD_S: no {what}"));
+    let mut next = |what: &str| {
+        args.next().with_context(|| format!("usage: scale CLIENTS SHARDS PING_S HOLD_S: no {what}"))
+    };
     Ok(Args {
         clients: next("CLIENTS")?.parse()?,
         shards: next("SHARDS")?.parse()?,
