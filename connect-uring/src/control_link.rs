@@ -109,6 +109,7 @@ impl ControlLink {
                 self.overrun.notify_one();
             }
         }
+        ask_for_snapshots(&mut state, &self.parts.shards);
     }
 
     /// Tells the load now.
@@ -221,7 +222,7 @@ impl ControlLink {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(cause(&error)))?;
         let link = self.state().begin(self.parts.register.clone());
-        let outbound = Outbound { state: Arc::clone(&self.state), link };
+        let outbound = Outbound { state: Arc::clone(&self.state), parts: Arc::clone(&self.parts), link };
         NodeLinkServiceClient::new(channel)
             .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES)
@@ -240,8 +241,11 @@ impl ControlLink {
                     "registered with the controller"
                 );
                 self.parts.metrics.link_up.set(1);
-                self.state().registered();
-                self.tell_all(|| vec![ToShard::ControllerReachable(true), ToShard::Snapshot]);
+                self.tell_all(|| vec![ToShard::ControllerReachable(true)]);
+                let mut state = self.state();
+                state.registered();
+                ask_for_snapshots(&mut state, &self.parts.shards);
+                drop(state);
                 self.heartbeat();
                 Ok(())
             }
@@ -308,7 +312,7 @@ impl ControlLink {
 
     /// Tells each shard its part. What is not a delivery is always taken.
     fn tell(&self, by_shard: impl IntoIterator<Item = Vec<ToShard>>) {
-        for (shard, items) in self.parts.shards.iter().zip(by_shard) {
+        for (shard, items) in self.parts.shards.iter().zip(by_shard).filter(|(_, items)| !items.is_empty()) {
             let taken = shard.push_batch(items);
             debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
         }
@@ -346,9 +350,18 @@ fn cause(error: &dyn std::error::Error) -> String {
     innermost.to_string().escape_debug().to_string()
 }
 
+/// Asks as many shards for their part of the snapshot as may be asked now.
+fn ask_for_snapshots(state: &mut LinkState, shards: &[Arc<ToShardLane>]) {
+    while let Some(shard) = state.next_to_ask() {
+        let taken = shards[shard].push(ToShard::Snapshot);
+        debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+    }
+}
+
 /// What the node says over one link.
 struct Outbound {
     state: Arc<Mutex<LinkState>>,
+    parts: Arc<LinkParts>,
     link: u64,
 }
 
@@ -356,7 +369,10 @@ impl Stream for Outbound {
     type Item = NodeMessage;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeMessage>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).poll_next(self.link, context)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = state.poll_next(self.link, context);
+        ask_for_snapshots(&mut state, &self.parts.shards);
+        next
     }
 }
 

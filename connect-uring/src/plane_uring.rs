@@ -21,8 +21,12 @@ use crate::event_fd::EventFd;
 use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, Received, Receiving, shut_down};
 use crate::socket_table::SocketTable;
 
-/// Submissions that fit the ring; a fan-out to more sessions enters the kernel once for each so many.
+/// The most submissions that fit the ring; a fan-out to more sessions enters the kernel once for each so many.
 const ENTRIES: u32 = 4096;
+
+/// Sessions for which a submission is kept. A ring is memory that is there from the start, and a node of a million
+/// sessions has many: each is as large as its sessions need, and no larger.
+const SESSIONS_PER_ENTRY: u32 = 32;
 
 /// Below this a ring is not worth having.
 const MIN_ENTRIES: u32 = 256;
@@ -103,10 +107,11 @@ pub(crate) struct UringPlane {
 }
 
 impl UringPlane {
-    /// Makes the ring on the thread that will use it. Where locked memory does not suffice, halves it, down to
-    /// 256 entries; `said` is given a line for each step.
-    pub(crate) fn new(shard: ShardId, said: &mut dyn FnMut(String)) -> io::Result<Self> {
-        Self::with_entries(shard, ENTRIES, ENTRIES * COMPLETIONS_PER_ENTRY, said)
+    /// Makes the ring for so many sessions at most, on the thread that will use it. Where locked memory does not
+    /// suffice, halves it, down to 256 entries; `said` is given a line for each step.
+    pub(crate) fn new(shard: ShardId, max_sessions: u32, said: &mut dyn FnMut(String)) -> io::Result<Self> {
+        let wanted = (max_sessions / SESSIONS_PER_ENTRY).next_power_of_two().clamp(MIN_ENTRIES, ENTRIES);
+        Self::with_entries(shard, wanted, wanted * COMPLETIONS_PER_ENTRY, said)
     }
 
     /// [`new`](Self::new) with a ring of this size at most.

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use connect_core::{ControlEvent, JoinDecision, Now, Outputs, Shard, Write};
+use connect_core::{AcceptRefused, ControlEvent, JoinDecision, Now, Outputs, Shard, Write};
 
 use crate::acceptor::{Acceptor, refuse};
 use crate::bridge::{FromShard, ShardEnd};
@@ -120,7 +120,8 @@ impl ShardDriver {
             let Some(client) = acceptor.next(now.monotonic_ms) else { break };
             match self.core.accept(now, &mut self.outputs) {
                 Ok(session) => self.plane.register(session, client),
-                Err(_) => refuse(client),
+                Err(AcceptRefused::Full) => acceptor.leave_to_others(client, now.monotonic_ms),
+                Err(AcceptRefused::Draining) => refuse(client),
             }
         }
     }

@@ -121,7 +121,7 @@ fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
     }
     match setup.driver {
         DriverChoice::Epoll => info!(shard = shard.0, "driver epoll: it was asked for"),
-        choice => match build_io_uring(shard) {
+        choice => match build_io_uring(shard, setup.limits.max_sessions) {
             Ok((runtime, plane)) => {
                 info!(shard = shard.0, "driver io_uring");
                 return drive(runtime, Box::new(plane), setup, ready);
@@ -145,13 +145,13 @@ fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
 type IoUringRuntime = Runtime<monoio::time::TimeDriver<IoUringDriver>>;
 
 /// Both rings, or why there are none.
-fn build_io_uring(shard: ShardId) -> Result<(IoUringRuntime, UringPlane), String> {
+fn build_io_uring(shard: ShardId, max_sessions: u32) -> Result<(IoUringRuntime, UringPlane), String> {
     if let Some(reason) = io_uring_unfit() {
         return Err(reason);
     }
     let runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(RUNTIME_ENTRIES).enable_timer().build();
     let runtime = runtime.map_err(|error| explain_refusal(&error))?;
-    let plane = UringPlane::new(shard, &mut |line| warn!(shard = shard.0, "{line}"));
+    let plane = UringPlane::new(shard, max_sessions, &mut |line| warn!(shard = shard.0, "{line}"));
     Ok((runtime, plane.map_err(|error| explain_refusal(&error))?))
 }
 
@@ -163,9 +163,10 @@ fn drive<D: monoio::Driver>(
 ) -> Result<(), Failure> {
     let ShardSetup { end, limits, listen, clock, status, .. } = setup;
     let kind = plane.driver();
-    let acceptor = Acceptor::bind(listen, limits.send_buffer_bytes as usize, plane.wants_nonblocking());
+    let (send_buffer, listening) = (limits.send_buffer_bytes as usize, Arc::clone(status.listening()));
+    let acceptor = Acceptor::bind(listen, send_buffer, plane.wants_nonblocking(), listening);
     let acceptor = acceptor.map_err(Failure::Start)?;
-    let listening = acceptor.address().map_err(Failure::Start)?;
+    let listening = acceptor.address();
     let core = Shard::new(end.id, limits, fastrand::u64(..));
     let mut driver = ShardDriver::new(core, plane, acceptor, end, clock, status);
     runtime.block_on(async {

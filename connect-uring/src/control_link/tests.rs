@@ -216,6 +216,32 @@ async fn a_new_link_begins_with_a_snapshot_and_events_from_before_it_are_left_ou
 }
 
 #[tokio::test]
+async fn few_shards_are_asked_for_their_snapshot_at_a_time() {
+    let (address, mut links) = controller().await;
+    let mut node = FakeNode::start(5, &address);
+    tokio::spawn(node.link.clone().run());
+    let (first, rest) = node.shards.split_at_mut(2);
+    let mut link = Link::accept(&mut links, first).await;
+    for shard in &mut *rest {
+        assert!(matches!(shard.next().await, ToShard::ControllerReachable(true)));
+        assert!(shard.told().is_empty(), "a shard was asked before its turn");
+        // It speaks before it is asked: its snapshot will contain it.
+        shard.say_control([join(4, 1)]);
+    }
+    for shard in first {
+        shard.say_control([snapshot(Vec::new())]);
+    }
+    for (number, shard) in rest.iter_mut().enumerate() {
+        assert!(matches!(shard.next().await, ToShard::Snapshot));
+        shard.say_control([snapshot(vec![info(number as u16, 1)])]);
+    }
+    assert_eq!(link.snapshot().await.len(), 3);
+    node.shards[4].say_control([ControlEvent::End { session: session(4, 1) }]);
+    let batch = link.batch().await;
+    assert_eq!(batch.events.len(), 1, "what was said before the snapshot is not said again: {batch:?}");
+}
+
+#[tokio::test]
 async fn a_command_goes_to_the_shards_that_have_its_sessions_and_is_answered_once() {
     let (mut node, mut link, _links) = linked().await;
     let sessions = [session(0, 1), session(1, 1), session(1, 2)];
