@@ -63,6 +63,8 @@ pub(crate) enum ToShard {
         /// The time to spread over.
         over_ms: u64,
     },
+    /// To be sent back as [`FromShard::Mark`], behind all that is to be said of what came before it.
+    Mark,
     /// End now: sessions that are left are cut off.
     Stop,
 }
@@ -76,6 +78,8 @@ pub(crate) enum FromShard {
     Report(Report),
     /// A room or a user came to the shard or went.
     Census(CensusChange),
+    /// The answer to [`ToShard::Mark`].
+    Mark,
     /// The drain is over: no session is left.
     Drained,
 }

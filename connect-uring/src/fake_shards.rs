@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::control_link::{ControlLink, LinkParts};
 use crate::http::NodeStatus;
 use crate::hub::Hub;
+use crate::interest::Interest;
 use crate::metrics::BridgeMetrics;
 use crate::push_intake::{IntakeParts, PushIntake};
 
@@ -96,10 +97,12 @@ impl FakeNode {
         let metrics = BridgeMetrics::register(&Registry::new()).expect("names are unique");
         let lanes: Vec<Arc<ToShardLane>> =
             handles.iter().map(|handle| Arc::clone(&handle.to_shard)).collect();
+        let interest = Interest::new(lanes.len());
         let intake = PushIntake::new(IntakeParts {
             welcome: DeliverWelcome { node_id: "node-1".to_owned(), incarnation: 7 },
             max_payload_bytes: 1000,
             shards: lanes.clone(),
+            interest: interest.clone(),
             clock: Clock::start(),
             metrics: metrics.clone(),
         });
@@ -109,10 +112,11 @@ impl FakeNode {
             register,
             controller: controller.to_owned(),
             shards: lanes,
+            interest: interest.clone(),
             status: Arc::clone(&status),
             metrics,
         });
-        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status));
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest);
         for (shard, handle) in handles.into_iter().enumerate() {
             let end = handle.from_shard.into_async().expect("an eventfd polls");
             tokio::spawn(hub.clone().listen(shard, end));

@@ -49,6 +49,8 @@ pub(crate) struct Intake {
     scratch: Box<[u8]>,
     /// A controller is there to be asked for joins.
     pub(crate) controller_reachable: bool,
+    /// Marks of the bridge that were passed in this turn.
+    pub(crate) marks: u32,
     /// The drain has begun.
     pub(crate) draining: bool,
     /// The loop is to end.
@@ -69,6 +71,7 @@ impl Intake {
             unread: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             controller_reachable: false,
+            marks: 0,
             draining: false,
             stopping: false,
         }
@@ -124,6 +127,7 @@ impl Intake {
                     return self.change_rooms();
                 }
                 ToShard::ControllerReachable(reachable) => self.controller_reachable = reachable,
+                ToShard::Mark => self.marks += 1,
                 ToShard::Stop => self.stopping = true,
             }
         }
