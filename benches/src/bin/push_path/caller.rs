@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use hdrhistogram::Histogram;
 use loadgen::{Stamp, monotonic_ns};
 use ringcast_proto::pubsub::push_manager_service_client::PushManagerServiceClient;
@@ -204,7 +204,11 @@ async fn push_stream(address: &str, load: Load, first_stream: u32) -> anyhow::Re
             ensure!(begun.elapsed() < load.time + PATIENCE, "{done} of {} answered", sent.load(Relaxed));
             continue;
         };
-        let response = response?.context("the stream ended")?;
+        // It ends with the caller's side, behind the last result.
+        let Some(response) = response? else {
+            ensure!(done == sent.load(Relaxed), "the stream ended, {done} of {} answered", sent.load(Relaxed));
+            break;
+        };
         let now_ns = monotonic_ns();
         flight.add_permits(response.results.len());
         for result in response.results {

@@ -162,8 +162,11 @@ fn print(args: &Args, programs: &std::path::Path, told: &Told, used: &Used) {
         let threads: Vec<String> = process
             .threads
             .iter()
-            .filter(|(_, ns)| each(**ns) >= 0.05)
-            .map(|(name, ns)| format!("{name} {:.2}", each(*ns)))
+            .filter(|(_, thread)| each(thread.ns) >= 0.05)
+            .map(|(name, thread)| {
+                let runs = thread.runs as f64 / told.pushes as f64;
+                format!("{name} {:.2} us in {runs:.2} runs", each(thread.ns))
+            })
             .collect();
         println!(
             "  {:<14}{:>7.2} us (user {:.0} %): {}",

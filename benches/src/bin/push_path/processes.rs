@@ -175,18 +175,27 @@ pub(crate) struct Used {
 pub(crate) struct ProcessUsed {
     /// Its name.
     pub(crate) name: String,
-    /// Nanoseconds by thread name.
-    pub(crate) threads: BTreeMap<String, u64>,
+    /// By thread name.
+    pub(crate) threads: BTreeMap<String, ThreadUsed>,
     /// Clock ticks in user space and in the kernel.
     ticks: (u64, u64),
     /// The share in user space, 0 to 1.
     pub(crate) user_share: f64,
 }
 
+/// CPU time of the threads of one name.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ThreadUsed {
+    /// Nanoseconds.
+    pub(crate) ns: u64,
+    /// How often one was given a core, which tells of its wake-ups.
+    pub(crate) runs: u64,
+}
+
 impl ProcessUsed {
     /// Nanoseconds of all its threads.
     pub(crate) fn total_ns(&self) -> u64 {
-        self.threads.values().sum()
+        self.threads.values().map(|thread| thread.ns).sum()
     }
 }
 
@@ -194,8 +203,10 @@ impl Used {
     /// What was used since then.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         for (now, before) in self.processes.iter_mut().zip(&before.processes) {
-            for (name, ns) in &mut now.threads {
-                *ns -= before.threads.get(name).copied().unwrap_or(0).min(*ns);
+            for (name, thread) in &mut now.threads {
+                let before = before.threads.get(name).copied().unwrap_or_default();
+                thread.ns -= before.ns.min(thread.ns);
+                thread.runs -= before.runs.min(thread.runs);
             }
             let (user, system) = (now.ticks.0 - before.ticks.0, now.ticks.1 - before.ticks.1);
             now.user_share = user as f64 / (user + system).max(1) as f64;
@@ -205,14 +216,17 @@ impl Used {
 }
 
 fn used_by(name: &str, pid: u32) -> anyhow::Result<ProcessUsed> {
-    let mut threads = BTreeMap::new();
+    let mut threads: BTreeMap<String, ThreadUsed> = BTreeMap::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("{name} has ended"))? {
         let task = task?.path();
         // A thread may end meanwhile.
         let Ok(schedstat) = std::fs::read_to_string(task.join("schedstat")) else { continue };
         let Ok(comm) = std::fs::read_to_string(task.join("comm")) else { continue };
-        let ns: u64 = schedstat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
-        *threads.entry(comm.trim().to_owned()).or_default() += ns;
+        // Nanoseconds on a core, nanoseconds of waiting for one, how often it was given one.
+        let mut fields = schedstat.split_ascii_whitespace().map(|field| field.parse::<u64>().unwrap_or(0));
+        let thread = threads.entry(comm.trim().to_owned()).or_default();
+        thread.ns += fields.next().unwrap_or(0);
+        thread.runs += fields.nth(1).unwrap_or(0);
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
