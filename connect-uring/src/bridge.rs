@@ -208,9 +208,8 @@ impl AsyncBridgeEnd {
                 return Ok(());
             }
             if lane.may_sleep() {
-                let mut ready = self.0.readable().await?;
-                ready.get_inner().0.0.event().clear();
-                ready.clear_ready();
+                // The eventfd is not read: tokio asks epoll for edges, and each signal is one.
+                self.0.readable().await?.clear_ready();
             }
         }
     }
