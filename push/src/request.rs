@@ -185,15 +185,13 @@ pub(crate) struct Checker {
 impl Checker {
     /// Checks a push to a room.
     pub(crate) fn room(&self, request: PushToRoomRequest) -> Result<Push, Refusal> {
-        check_id(&request.room_id)
-            .map_err(|error| Refusal::invalid("room_id", "ROOM_ID_INVALID", error))?;
+        check_id(&request.room_id).map_err(|error| Refusal::invalid("room_id", "ROOM_ID_INVALID", error))?;
         if request.exclude_user_ids.len() > MAX_EXCLUDED {
             let what = format!("holds {} users: give at most {MAX_EXCLUDED}", request.exclude_user_ids.len());
             return Err(Refusal::invalid("exclude_user_ids", "TOO_MANY_EXCLUSIONS", what));
         }
         for user in &request.exclude_user_ids {
-            check_id(user)
-                .map_err(|error| Refusal::invalid("exclude_user_ids", "USER_ID_INVALID", error))?;
+            check_id(user).map_err(|error| Refusal::invalid("exclude_user_ids", "USER_ID_INVALID", error))?;
         }
         Ok(Push {
             target: delivery::Target::RoomId(request.room_id),
@@ -207,8 +205,7 @@ impl Checker {
 
     /// Checks a push to a user.
     pub(crate) fn user(&self, request: PushToUserRequest) -> Result<Push, Refusal> {
-        check_id(&request.user_id)
-            .map_err(|error| Refusal::invalid("user_id", "USER_ID_INVALID", error))?;
+        check_id(&request.user_id).map_err(|error| Refusal::invalid("user_id", "USER_ID_INVALID", error))?;
         Ok(Push {
             target: delivery::Target::UserId(request.user_id),
             exclude: Vec::new(),

@@ -103,7 +103,9 @@ impl Played {
         match self.down.pop_front() {
             Some(Down::Mark) => self.up.push_back(Up::Mark),
             Some(Down::Answer { session, accepted }) => {
-                let Some(at) = self.members.iter().position(|member| member.session == session) else { return };
+                let Some(at) = self.members.iter().position(|member| member.session == session) else {
+                    return;
+                };
                 if !accepted {
                     self.members.remove(at);
                     self.up.push_back(Up::End { session });
@@ -122,7 +124,8 @@ impl Played {
             Some(Down::AddRoom { sessions, room: name }) => {
                 for session in sessions {
                     let first = self.in_room(name) == 0;
-                    let found = self.members.iter_mut().find(|member| member.session == session && member.live);
+                    let found =
+                        self.members.iter_mut().find(|member| member.session == session && member.live);
                     let Some(member) = found.filter(|member| !member.rooms.contains(&name)) else { continue };
                     member.rooms.push(name);
                     if first {

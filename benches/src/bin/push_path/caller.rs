@@ -104,8 +104,7 @@ impl Load {
     fn push(&self, first_stream: u32, number: u64, due_ns: u64) -> PushToUserRequest {
         let users = self.users as u64;
         let user = number % users;
-        let stamp =
-            Stamp { stream: first_stream + user as u32, seq: number / users, intended_ns: due_ns };
+        let stamp = Stamp { stream: first_stream + user as u32, seq: number / users, intended_ns: due_ns };
         let mode = if self.reported { ReportMode::Full } else { ReportMode::None };
         PushToUserRequest {
             user_id: format!("u{user}"),
@@ -151,7 +150,8 @@ fn schedule(load: &Load, flight: Arc<Semaphore>) -> mpsc::UnboundedReceiver<(u64
                 std::thread::sleep(Duration::from_nanos(last.saturating_sub(monotonic_ns())));
                 (number..number + batch as u64).map(due).collect()
             } else {
-                while flight.try_acquire_many(batch as u32).map(tokio::sync::SemaphorePermit::forget).is_err() {
+                while flight.try_acquire_many(batch as u32).map(tokio::sync::SemaphorePermit::forget).is_err()
+                {
                     std::thread::sleep(Duration::from_micros(20));
                 }
                 vec![monotonic_ns(); batch]
@@ -206,7 +206,11 @@ async fn push_stream(address: &str, load: Load, first_stream: u32) -> anyhow::Re
         };
         // It ends with the caller's side, behind the last result.
         let Some(response) = response? else {
-            ensure!(done == sent.load(Relaxed), "the stream ended, {done} of {} answered", sent.load(Relaxed));
+            ensure!(
+                done == sent.load(Relaxed),
+                "the stream ended, {done} of {} answered",
+                sent.load(Relaxed)
+            );
             break;
         };
         let now_ns = monotonic_ns();
@@ -248,7 +252,8 @@ async fn push_unary(address: &str, load: Load, first_stream: u32) -> anyhow::Res
                 let answer = client.push_to_user(push).await;
                 flight.add_permits(1);
                 // The receiver lives until all has been answered.
-                let _ = answers.send((due_ns, monotonic_ns(), answer.map(|answer| answer.into_inner().success)));
+                let _ =
+                    answers.send((due_ns, monotonic_ns(), answer.map(|answer| answer.into_inner().success)));
             });
         }
     }
