@@ -29,6 +29,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::bridge::{ToShard, ToShardLane};
 use crate::http::NodeStatus;
+use crate::interest::Interest;
 use crate::link_state::LinkState;
 use crate::metrics::BridgeMetrics;
 
@@ -61,6 +62,8 @@ pub(crate) struct LinkParts {
     pub(crate) controller: String,
     /// The lanes to all shards.
     pub(crate) shards: Vec<Arc<ToShardLane>>,
+    /// What is told of those whom shards are about to let in.
+    pub(crate) interest: Interest,
     /// The load to tell.
     pub(crate) status: Arc<NodeStatus>,
     /// Where it counts.
@@ -274,10 +277,11 @@ impl ControlLink {
                 pubsub::JoinDecision::Invalid => JoinDecision::Invalid,
             };
             if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
+                self.parts.interest.answering(session, decision == JoinDecision::Accepted);
                 shard.push(ToShard::JoinAnswered { session, decision });
             }
         }
-        self.tell(by_shard);
+        self.tell(self.followed_by_marks(by_shard));
     }
 
     fn command(&self, command: SessionCommand) -> Result<(), &'static str> {
@@ -296,14 +300,35 @@ impl ControlLink {
             }
         }
         self.open_command(number, by_shard.iter().filter(|sessions| !sessions.is_empty()).count())?;
-        let change = |sessions: Vec<SessionId>| {
+        let change = |(shard, sessions): (usize, Vec<SessionId>)| {
             if sessions.is_empty() {
                 return Vec::new();
             }
+            if add {
+                self.parts.interest.adding_room(shard, &room);
+            }
             vec![ToShard::ChangeRooms { command: number, sessions, room: room.clone(), add }]
         };
-        self.tell(by_shard.into_iter().map(change));
+        let changes = by_shard.into_iter().enumerate().map(change).collect();
+        self.tell(self.followed_by_marks(changes));
         Ok(())
+    }
+
+    /// A mark has come back: another follows where something new is in doubt.
+    pub(crate) fn mark(&self, shard: usize) {
+        if self.parts.interest.wants_mark(shard) {
+            let taken = self.parts.shards[shard].push(ToShard::Mark);
+            debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+        }
+    }
+
+    fn followed_by_marks(&self, mut by_shard: Vec<Vec<ToShard>>) -> Vec<Vec<ToShard>> {
+        for (shard, items) in by_shard.iter_mut().enumerate().filter(|(_, items)| !items.is_empty()) {
+            if self.parts.interest.wants_mark(shard) {
+                items.push(ToShard::Mark);
+            }
+        }
+        by_shard
     }
 
     fn open_command(&self, number: u64, shards: usize) -> Result<(), &'static str> {

@@ -143,6 +143,10 @@ impl ShardDriver {
         }
         self.backlog.extend(self.outputs.census.drain(..).map(FromShard::Census));
         self.backlog.extend(self.outputs.reports.drain(..).map(FromShard::Report));
+        // Behind the census: a mark says that all which came of the words before it has been told.
+        for _ in 0..std::mem::take(&mut self.intake.marks) {
+            self.backlog.push_back(FromShard::Mark);
+        }
         for session in self.outputs.writable.drain(..) {
             let mut write = Write::default();
             self.core.fill(session, &mut write);

@@ -52,6 +52,8 @@ pub(crate) struct Intake {
     received: u64,
     /// A controller is there to be asked for joins.
     pub(crate) controller_reachable: bool,
+    /// Marks of the bridge that were passed in this turn.
+    pub(crate) marks: u32,
     /// The drain has begun.
     pub(crate) draining: bool,
     /// The loop is to end.
@@ -74,6 +76,7 @@ impl Intake {
             told: 0,
             received: 0,
             controller_reachable: false,
+            marks: 0,
             draining: false,
             stopping: false,
         }
@@ -135,6 +138,7 @@ impl Intake {
                     return self.change_rooms();
                 }
                 ToShard::ControllerReachable(reachable) => self.controller_reachable = reachable,
+                ToShard::Mark => self.marks += 1,
                 ToShard::Stop => self.stopping = true,
             }
         }

@@ -1,6 +1,7 @@
 use super::*;
+use crate::bridge::FromShard;
 use crate::fake_shards::{FakeNode, FakeShard, PATIENCE, session};
-use connect_core::SessionInfo;
+use connect_core::{CensusChange, SessionInfo, Target};
 use ringcast_proto::UserId;
 use ringcast_proto::pubsub::node_link_service_server::{NodeLinkService, NodeLinkServiceServer};
 use ringcast_proto::pubsub::node_message::Message as Said;
@@ -168,6 +169,33 @@ async fn a_join_goes_out_in_a_batch_and_its_answer_reaches_its_shard() {
         other => panic!("no answer but {other:?}"),
     }
     assert!(node.shards[0].told().is_empty());
+}
+
+#[tokio::test]
+async fn whom_a_shard_is_told_to_let_in_is_pushed_to_from_then_on() {
+    let (mut node, mut link, _links) = linked().await;
+    node.shards[1].say_control([join(1, 5)]);
+    link.batch().await;
+    link.take(1).await;
+    let targets = [Target::User(info(1, 5).user), Target::Room(info(1, 5).rooms[0].clone())];
+    assert!(targets.iter().all(|target| node.shards_for(target).is_empty()));
+    let decision = pubsub::JoinDecision::Accepted as i32;
+    let answer = JoinAnswer { session_id: session(1, 5).as_u64(), decision, message: String::new() };
+    link.answer(Message::JoinAnswers(JoinAnswers { answers: vec![answer] })).await;
+    assert!(matches!(node.shards[1].next().await, ToShard::JoinAnswered { .. }));
+    assert!(matches!(node.shards[1].next().await, ToShard::Mark), "no mark follows");
+    assert!(targets.iter().all(|target| node.shards_for(target) == [1]), "the shard says nothing of it yet");
+
+    // The user came and stays; of the room the shard says nothing, as it does where the session was gone already.
+    let came = CensusChange::UserCame(info(1, 5).user);
+    node.shards[1].say([FromShard::Census(came), FromShard::Mark]);
+    let settled = async {
+        while !node.shards_for(&targets[1]).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, settled).await.expect("what is in doubt stays so");
+    assert_eq!(node.shards_for(&targets[0]), [1]);
 }
 
 #[tokio::test]
