@@ -111,6 +111,11 @@ impl Deliver {
         Ok(())
     }
 
+    /// Whether the node was asked to report.
+    pub fn wants_reports(&self) -> bool {
+        self.report_mode == ReportMode::Full
+    }
+
     /// What the node has reported so far.
     pub fn reported(&self) -> Reported {
         *self.reported.lock().unwrap_or_else(PoisonError::into_inner)

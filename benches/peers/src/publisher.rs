@@ -16,7 +16,7 @@ use loadgen::{Stamp, monotonic_ns};
 use rustix::net::{RecvFlags, recv};
 
 use crate::contestant::Intake;
-use crate::deliver::Deliver;
+use crate::deliver::{Deliver, Reported};
 use crate::latency::Latency;
 use crate::scenario::Scenario;
 use crate::upgrade::{judge_answer, publish_request};
@@ -33,8 +33,8 @@ const OWN_SLEEP_NS: u64 = 3_000_000;
 enum Command {
     /// Publishes so many a second from now on.
     Pace(f64),
-    /// Publishes nothing from now on, and answers when that holds.
-    Rest(Sender<()>),
+    /// Publishes nothing from now on, and tells how much was published when that holds.
+    Rest(Sender<u64>),
     /// Publishes so many at once.
     Burst(u32),
     /// Ends.
@@ -48,6 +48,8 @@ pub struct Published {
     pub rooms: Vec<u64>,
     /// How late they left.
     pub lag: Latency,
+    /// What the contestant reported, where it reports and was asked to.
+    pub reported: Option<Reported>,
 }
 
 /// The publisher.
@@ -69,7 +71,7 @@ impl Publisher {
             runtime.block_on(async move {
                 let sink = Sink::connect(intake, rooms, to_user).await;
                 let _ = connected.send(sink.as_ref().err().map(|error| format!("{error:#}")));
-                let published = Published { rooms: vec![0; rooms as usize], lag: Latency::default() };
+                let published = Published { rooms: vec![0; rooms as usize], ..Published::default() };
                 Drive { sink: sink?, published, at: 0 }.run(&obeyed).await
             })
         })?;
@@ -85,8 +87,8 @@ impl Publisher {
         self.tell(Command::Pace(rate));
     }
 
-    /// Stops publishing; returns when nothing more leaves.
-    pub fn rest(&self) -> Result<()> {
+    /// Stops publishing; returns when nothing more leaves, and how much has.
+    pub fn rest(&self) -> Result<u64> {
         let (done, is_done) = channel();
         self.tell(Command::Rest(done));
         is_done.recv_timeout(PATIENCE).context("the publisher hangs or has failed")
@@ -97,7 +99,7 @@ impl Publisher {
         self.tell(Command::Burst(count));
     }
 
-    /// Ends and tells what was published.
+    /// Ends and tells what was published, and, where there are reports, waits for them.
     pub fn finish(mut self) -> Result<Published> {
         self.tell(Command::End);
         let thread = self.thread.take().context("finished twice")?;
@@ -150,10 +152,13 @@ impl Drive {
                 Some(Command::Pace(rate)) => paced = Some((monotonic_ns(), rate, 0)),
                 Some(Command::Rest(done)) => {
                     paced = None;
-                    let _ = done.send(());
+                    let _ = done.send(self.at);
                 }
                 Some(Command::Burst(count)) => self.burst(count).await?,
-                Some(Command::End) => return Ok(self.published),
+                Some(Command::End) => {
+                    self.published.reported = self.sink.reported(self.at).await?;
+                    return Ok(self.published);
+                }
                 None => {}
             }
             if let Some((start, rate, sent)) = &mut paced {
@@ -166,7 +171,7 @@ impl Drive {
                 *sent += 1;
                 wait_until(due).await;
                 self.publish(due).await?;
-                self.sink.flush(1).await?;
+                self.sink.flush().await?;
             }
         }
     }
@@ -176,7 +181,7 @@ impl Drive {
         for _ in 0..count {
             self.publish(due).await?;
         }
-        self.sink.flush(count).await
+        self.sink.flush().await
     }
 
     async fn publish(&mut self, due: u64) -> Result<()> {
@@ -238,11 +243,24 @@ impl Sink {
         }
     }
 
-    async fn flush(&mut self, _count: u32) -> Result<()> {
+    async fn flush(&mut self) -> Result<()> {
         match self {
             Self::Sockets(_) => Ok(()),
             Self::Deliver(deliver) => deliver.flush().await,
         }
+    }
+
+    /// What was reported, once all of it was or the time for it is over.
+    async fn reported(&mut self, pushes: u64) -> Result<Option<Reported>> {
+        let Self::Deliver(deliver) = self else { return Ok(None) };
+        if !deliver.wants_reports() {
+            return Ok(None);
+        }
+        let until = monotonic_ns() + PATIENCE.as_nanos() as u64;
+        while deliver.reported().pushes < pushes && monotonic_ns() < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(Some(deliver.reported()))
     }
 
     async fn breathe(&mut self) -> Result<()> {

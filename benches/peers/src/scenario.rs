@@ -123,7 +123,7 @@ pub struct Times {
     pub warm_up: Duration,
     /// The window that is measured.
     pub window: Duration,
-    /// Bursts of [`Load::Burst`]; one more comes first and does not count.
+    /// Bursts of [`Load::Burst`]; a tenth of one comes first and does not count.
     pub bursts: u32,
     /// How long what was published may take to arrive.
     pub patience: Duration,
@@ -132,7 +132,7 @@ pub struct Times {
 impl Times {
     /// For development.
     pub fn quick() -> Self {
-        Self { window: Duration::from_secs(4), bursts: 2, ..Self::full() }
+        Self { window: Duration::from_secs(4), bursts: 1, ..Self::full() }
     }
 
     /// For figures.
@@ -140,7 +140,7 @@ impl Times {
         Self {
             warm_up: Duration::from_millis(1_500),
             window: Duration::from_secs(10),
-            bursts: 4,
+            bursts: 2,
             patience: Duration::from_secs(20),
         }
     }
