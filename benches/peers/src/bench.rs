@@ -14,6 +14,13 @@ const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Where it keeps the cores that take the loopback's packets; empty bits: the core that sent them.
 const STEERING: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
 
+/// Where it keeps how many packets may wait for a core. A fan-out fills the client's core with more than the usual
+/// 1,000, and what is dropped there comes again 200 ms later, at the server's cost.
+const BACKLOG: &str = "/proc/sys/net/core/netdev_max_backlog";
+
+/// Packets that may wait for a core during a run.
+const BACKLOG_PACKETS: &str = "100000";
+
 /// The core that a contestant runs on.
 pub const SERVER_CORE: usize = 0;
 
@@ -47,6 +54,11 @@ impl Drop for Setting {
 /// The same congestion control for all: the machine's own may pace, which loopback does not need.
 pub fn set_congestion_control(name: &str) -> Result<Setting> {
     Setting::set(Path::new(CONGESTION), name)
+}
+
+/// Lets a whole fan-out wait for the client's core.
+pub fn deepen_backlog() -> Result<Setting> {
+    Setting::set(Path::new(BACKLOG), BACKLOG_PACKETS)
 }
 
 /// Moves the receiver's side of TCP to the client's core, or leaves it with the sender.

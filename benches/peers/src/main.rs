@@ -3,10 +3,11 @@
 //! Owns: flags and the order of rounds. Must not: measure.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use peers::bench::{pin_to_client_core, set_congestion_control};
+use peers::bench::{deepen_backlog, pin_to_client_core, set_congestion_control};
 use peers::contestant::{Contestant, Options, Place};
 use peers::run::{Row, RunOptions, run};
 use peers::scenario::{SCENARIOS, Scenario, Times};
@@ -62,7 +63,7 @@ struct Plan {
     /// Seconds of a window [default: 4 or 10].
     #[arg(long)]
     window: Option<u64>,
-    /// Steers in every scenario, or in none [default: in all but A].
+    /// Steers in every scenario, or in none [default: in all but A and Csat].
     #[arg(long)]
     steer: Option<bool>,
     /// The congestion control of all sockets.
@@ -85,9 +86,19 @@ struct Plan {
     json: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match obey(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(task: Task) -> Result<()> {
     let place = Place::find()?;
-    match Cli::parse().task {
+    match task {
         Task::Setup => setup::set_up(&place),
         Task::Quick(plan) => plan.run(place, 2, Times::quick()),
         Task::Full(plan) => plan.run(place, 5, Times::full()),
@@ -123,6 +134,7 @@ impl Plan {
         };
         let _congestion =
             (!self.leave_machine).then(|| set_congestion_control(&self.congestion_control)).transpose()?;
+        let _backlog = (!self.leave_machine).then(deepen_backlog).transpose()?;
         let mut rows = Vec::new();
         for scenario in &scenarios {
             for round in self.first_round..self.first_round + self.rounds.unwrap_or(rounds) {

@@ -66,7 +66,7 @@ pub const SCENARIOS: [Scenario; 7] = [
         rooms: 1,
         members: 10_000,
         load: Load::Burst(100),
-        steered: true,
+        steered: false,
     },
     Scenario {
         name: "D",
