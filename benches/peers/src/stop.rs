@@ -1,4 +1,4 @@
-//! Ctrl+C and SIGTERM, taken as a wish that every wait looks at, so that what was set is put back.
+//! Ctrl+C, SIGTERM and a closed terminal, taken as a wish that every wait looks at, so that what was set is put back.
 //!
 //! Owns: the wish. Must not: end the process.
 
@@ -12,21 +12,24 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// How often a wait looks whether it is over.
 const POLL: Duration = Duration::from_millis(10);
 
-/// From now on SIGINT and SIGTERM only note the wish to stop.
+/// From now on SIGINT, SIGTERM and SIGHUP only note the wish to stop.
 pub fn listen() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
+            let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
+                signal(SignalKind::hangup()),
+            ) else {
                 return;
             };
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
                 STOP.store(true, Ordering::Relaxed);
             }

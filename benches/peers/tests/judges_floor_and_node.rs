@@ -18,9 +18,11 @@ const SMALL: Scenario = Scenario {
 };
 
 fn measured(contestant: Contestant, floor_flags: &[&str], load: Load) -> Row {
+    let place = Place::find().unwrap();
+    assert_eq!(contestant.missing(&place), None);
     let floor_flags = floor_flags.iter().map(|flag| (*flag).to_owned()).collect();
     let options = RunOptions {
-        place: Place::find().unwrap(),
+        place,
         contestants: Options { reports: true, floor_flags },
         times: Times {
             warm_up: Duration::from_millis(200),
