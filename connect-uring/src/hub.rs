@@ -15,7 +15,11 @@ use crate::bridge::{AsyncBridgeEnd, FromShard};
 use crate::control_link::ControlLink;
 use crate::http::NodeStatus;
 use crate::interest::Interest;
+use crate::lane::KEPT_ITEMS;
 use crate::push_intake::PushIntake;
+
+/// What a shard says before others have their turn.
+const ITEMS_A_TURN: usize = 256;
 
 /// Where the words of the shards go. Copies share all state.
 #[derive(Clone)]
@@ -48,8 +52,10 @@ impl Hub {
     pub(crate) async fn listen(self, shard: usize, mut end: AsyncBridgeEnd) -> io::Result<()> {
         let mut batch = VecDeque::new();
         let (mut reports, mut events) = (Vec::new(), Vec::new());
+        let mut taken = 0;
         loop {
             end.next_batch(&mut batch).await?;
+            taken += batch.len();
             self.sort(shard, &mut batch, &mut reports, &mut events);
             if !reports.is_empty() {
                 self.intake.report(reports.drain(..));
@@ -57,8 +63,14 @@ impl Hub {
             if !events.is_empty() {
                 self.link.events(shard, events.drain(..));
             }
-            // A shard that never pauses must not keep the others and the streams from their turn.
-            tokio::task::yield_now().await;
+            reports.shrink_to(KEPT_ITEMS);
+            events.shrink_to(KEPT_ITEMS);
+            // A shard that never pauses must not keep the others and the streams from their turn. Each time would
+            // cost a look into epoll.
+            if taken > ITEMS_A_TURN {
+                taken = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -13,6 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::event_fd::EventFd;
 
+/// An emptied queue with room for more than this gives its memory back: a storm of joins would stay for ever.
+pub(crate) const KEPT_ITEMS: usize = 1024;
+
 /// A queue with one reader.
 #[derive(Debug)]
 pub(crate) struct Lane<T> {
@@ -71,6 +74,9 @@ impl<T> Lane<T> {
         let mut queue = self.lock();
         queue.weight = 0;
         if taken.is_empty() {
+            if taken.capacity() > KEPT_ITEMS {
+                *taken = VecDeque::new();
+            }
             std::mem::swap(&mut queue.items, taken);
         } else {
             taken.append(&mut queue.items);

@@ -19,6 +19,7 @@ use crate::bridge::{FromShard, ShardEnd};
 use crate::clock::Clock;
 use crate::event_fd::EventFd;
 use crate::http::NodeStatus;
+use crate::lane::KEPT_ITEMS;
 use crate::plane::Plane;
 use crate::shard_intake::{Answer, Intake};
 use crate::shard_stats::{DriverCounters, PUBLISH_INTERVAL_MS, ShardFigures};
@@ -55,6 +56,8 @@ pub(crate) struct ShardDriver {
     counters: DriverCounters,
     published_ms: u64,
     doze_until_ms: u64,
+    /// Turns since the loop last slept.
+    turns_awake: u64,
 }
 
 impl ShardDriver {
@@ -81,6 +84,7 @@ impl ShardDriver {
             counters: DriverCounters::default(),
             published_ms: 0,
             doze_until_ms: 0,
+            turns_awake: 0,
         }
     }
 
@@ -89,6 +93,7 @@ impl ShardDriver {
     pub(crate) fn step(&mut self) -> io::Result<()> {
         let now = self.clock.now();
         self.counters.turns += 1;
+        self.turns_awake += 1;
         self.accept(now);
         self.intake.gather(now, &self.bridge.to_shard, &mut *self.plane)?;
         let pongs_before = self.core.counters().pongs;
@@ -113,7 +118,7 @@ impl ShardDriver {
     /// Takes clients, where there may be any.
     fn accept(&mut self, now: Now) {
         let Some(acceptor) = &mut self.acceptor else { return };
-        if self.counters.turns.is_multiple_of(TURNS_PER_ACCEPT) {
+        if self.turns_awake.is_multiple_of(TURNS_PER_ACCEPT) {
             acceptor.set_ready();
         }
         for _ in 0..ACCEPTS_PER_TURN {
@@ -166,6 +171,9 @@ impl ShardDriver {
         }
         if !self.backlog.is_empty() {
             self.bridge.from_shard.push_from(&mut self.backlog);
+            if self.backlog.is_empty() && self.backlog.capacity() > KEPT_ITEMS {
+                self.backlog = VecDeque::new();
+            }
         }
     }
 
@@ -203,6 +211,7 @@ impl ShardDriver {
             return None;
         }
         self.counters.sleeps += 1;
+        self.turns_awake = 0;
         self.counters.dozes += u64::from(dozes);
         self.publish(now);
         Some(Sleep {
