@@ -230,7 +230,7 @@ pub enum Deed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Bounds {
-    /// The share of a core that one of its threads may need over the measured part.
+    /// The share of a core that one of its threads may need, running or kept from it, over the measured part.
     pub thread_cores: f64,
     /// Its lag (p99) may be so much in milliseconds at least, ...
     pub lag_ms: f64,
