@@ -66,7 +66,6 @@ pub(crate) struct Run<'a, F> {
     pub(crate) live: (u64, u64),
     pub(crate) bytes: u64,
     pub(crate) ramp_s: f64,
-    pub(crate) remarks: Vec<String>,
 }
 
 /// Runs a scenario against a system; `on_moment` is told about each second how it stands.
@@ -99,7 +98,6 @@ pub async fn run(
         live: (0, 0),
         bytes: 0,
         ramp_s: 0.0,
-        remarks: Vec::new(),
     };
     for at in 0..scenario.stages.len() {
         run.ramp(at).await?;

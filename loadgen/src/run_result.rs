@@ -67,7 +67,7 @@ pub(crate) fn assemble<F: FnMut(&Moment)>(run: &Run<'_, F>, found: Found) -> any
         generator: generator(run),
         errors: errors(run, &found.judgement, &totals),
         timeline: run.timeline.moments.clone(),
-        remarks: remarks(run, &correctness),
+        remarks: remarks(run, &seen.spans, &correctness),
         correctness,
     })
 }
@@ -266,11 +266,21 @@ fn errors<F: FnMut(&Moment)>(
     errors
 }
 
-fn remarks<F: FnMut(&Moment)>(run: &Run<'_, F>, correctness: &Correctness) -> Vec<String> {
+fn remarks<F: FnMut(&Moment)>(
+    run: &Run<'_, F>,
+    spans: &[LoadSpans],
+    correctness: &Correctness,
+) -> Vec<String> {
     let nodes = run.system.nodes.len();
-    let mut remarks = run.remarks.clone();
+    let mut remarks = Vec::new();
     let plural = if nodes == 1 { "node was" } else { "nodes were" };
     remarks.push(format!("{nodes} {plural} judged"));
+    let early: u64 = spans.iter().map(|spans| spans.too_early).sum();
+    if early > 0 {
+        remarks.push(format!(
+            "{early} pushes were counted as received by all before four quiet seconds had passed"
+        ));
+    }
     if run.loads.scopes.iter().any(|scope| scope.audience == Audience::All)
         && correctness.reported.members > 0
     {
