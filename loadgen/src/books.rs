@@ -12,6 +12,7 @@ use crate::clock::monotonic_ns;
 use crate::publisher::PushResult;
 use crate::report::Latency;
 use crate::result::Receipts;
+use crate::scrape::ThreadTime;
 
 /// A push that is on its way.
 #[derive(Debug)]
@@ -69,8 +70,8 @@ pub(crate) struct PressReport {
     pub(crate) unanswered: u64,
     /// Every answer, where they are kept.
     pub(crate) results: HashMap<u64, PushResult>,
-    /// CPU and time of the press over the measured part, in nanoseconds.
-    pub(crate) cpu_ns: u64,
+    /// What the press's thread had of the cores over the measured part, and how long that was in nanoseconds.
+    pub(crate) time: ThreadTime,
     pub(crate) measured_ns: u64,
 }
 
@@ -87,7 +88,7 @@ impl Default for PressReport {
             refused: BTreeMap::new(),
             unanswered: 0,
             results: HashMap::new(),
-            cpu_ns: 0,
+            time: ThreadTime::default(),
             measured_ns: 0,
         }
     }

@@ -1,6 +1,6 @@
-//! The clocks of a measurement.
+//! The clock of a measurement.
 //!
-//! Owns: reading CLOCK_MONOTONIC and a thread's CPU time, a timer that is true to some microseconds. Must not: know
+//! Owns: reading CLOCK_MONOTONIC, a timer that is true to some microseconds. Must not: know
 //! what is measured.
 
 use std::io;
@@ -12,18 +12,9 @@ use tokio::io::unix::AsyncFd;
 
 /// Nanoseconds of CLOCK_MONOTONIC: the same clock in every process of one machine.
 pub fn monotonic_ns() -> u64 {
-    read(libc::CLOCK_MONOTONIC)
-}
-
-/// Nanoseconds of CPU that the calling thread has used.
-pub(crate) fn thread_cpu_ns() -> u64 {
-    read(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-fn read(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid timespec that the call fills in; both clocks always exist on Linux.
-    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    // SAFETY: `now` is a valid timespec that the call fills in; CLOCK_MONOTONIC always exists on Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -6,6 +6,40 @@
 //!
 //! Owns: simulated clients, the payload that carries their evidence, the tallies, the verdict. Must not: share a
 //! counter with the system that it judges. Talks to: a node's WebSocket port and a push manager's gRPC port.
+//!
+//! # From outside
+//!
+//! [`run`] carries out a [`Scenario`] against a [`SystemUnderTest`] and returns a [`result::RunResult`]. Scenarios
+//! are data: built in ([`Scenario::names`]), from a file, or from text, each with overrides by dotted path.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use loadgen::{Scenario, SystemUnderTest, run};
+//!
+//! // Ringcast, through a push manager.
+//! let system = SystemUnderTest::find("127.0.0.1:50051", &["127.0.0.1:50053".into()], &[]).await?;
+//! let room = run(Scenario::builtin("room", &["stages.0.loads.0.rate=100".into()])?, system, |_| {}).await?;
+//!
+//! // A server on which `/sub?room=` subscribes and each message on `/pub?room=` is a push to the room.
+//! let peer = SystemUnderTest::peer("floor", "127.0.0.1:9000".parse()?, Some(1234));
+//! let overrides = ["path=/sub?room={room}".into(), "stages.0.loads.0.via=websocket".into()];
+//! let same = run(Scenario::builtin("room", &overrides)?, peer, |_| {}).await?;
+//! # let _ = (room, same);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Fleet`] and [`Publisher`] are the two halves by themselves, for tests that do more than measure.
+//!
+//! # Inside
+//!
+//! | part | files |
+//! | --- | --- |
+//! | a client | `connection`, `handshake`, `tally`, `measured`; on threads with descriptor tables of their own: `worker`, `returns`, `poller`, `descriptors`, `sources`, `fleet` |
+//! | a publisher | `schedule`, `press` (the thread), `books` (what is in flight), `lane` with `lane_grpc`, `lane_deliver`, `lane_socket` |
+//! | evidence | `payload` (the stamp), `streams` (who may get what), `spans` (first and last receiver), `judgement` (what had to come) |
+//! | a run | `scenario`, `scenario_source`, `system`, `run` with `run_loads`, `run_clients`, `run_actions`, `timeline`, `probe`, `scrape`, `machine` |
+//! | what it says | `correctness`, `validity`, `run_result`, `result`; then `objective`, `verdict`, `text`, `html`, `compare` and what they use |
 
 mod books;
 mod clock;

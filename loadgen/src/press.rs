@@ -14,12 +14,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::books::{Books, InFlight, PressReport};
-use crate::clock::{DueTimer, burn, monotonic_ns, thread_cpu_ns};
+use crate::clock::{DueTimer, burn, monotonic_ns};
 use crate::lane::{Doors, Lane, Leaving, SharedBooks};
 use crate::lane_grpc::lock;
 use crate::payload::Stamp;
 use crate::publisher::{Aim, Target, Via};
 use crate::schedule::Schedule;
+use crate::scrape::ThreadTime;
 use crate::streams::Streams;
 
 /// From this many pushes a second on they leave in batches.
@@ -159,7 +160,7 @@ async fn run(mut plan: PressPlan, live: &PressLive) -> anyhow::Result<PressRepor
     let start = monotonic_ns() + LEAD_NS;
     live.started_ns.store(start, Relaxed);
     let gap_ns = if plan.rate >= BATCH_FROM { BATCH_GAP_NS } else { 0 };
-    let (mut cpu_from, mut flushed_ns) = (None, 0);
+    let (mut from, mut flushed_ns) = (None, 0);
     while let Some(due) = plan.schedule.peek() {
         timer.until((start + due).max(flushed_ns + gap_ns)).await?;
         if live.stop.load(Relaxed) {
@@ -167,8 +168,8 @@ async fn run(mut plan: PressPlan, live: &PressLive) -> anyhow::Result<PressRepor
         }
         let now = monotonic_ns();
         while let Some((number, due)) = plan.schedule.pop_due(now.saturating_sub(start)) {
-            if due >= plan.warm_up_ns && cpu_from.is_none() {
-                cpu_from = Some((thread_cpu_ns(), now));
+            if due >= plan.warm_up_ns && from.is_none() {
+                from = Some((ThreadTime::own(), now));
             }
             publish(&plan, &books, &mut lane, number, start + due, due >= plan.warm_up_ns);
         }
@@ -176,11 +177,11 @@ async fn run(mut plan: PressPlan, live: &PressLive) -> anyhow::Result<PressRepor
         live.latest_ns.fetch_max(lane.flush(), Relaxed);
         live.sent.store(lock(&books).report.sent, Relaxed);
     }
-    let measured = cpu_from.map(|(cpu, at)| (thread_cpu_ns() - cpu, monotonic_ns() - at));
+    let measured = from.map(|(time, at_ns)| (ThreadTime::own().since(time), monotonic_ns() - at_ns));
     settle(&plan, &books, &mut lane, live).await;
     let books = std::mem::take(&mut *lock(&books));
     let mut report = books.finish();
-    (report.cpu_ns, report.measured_ns) = measured.unwrap_or_default();
+    (report.time, report.measured_ns) = measured.unwrap_or_default();
     Ok(report)
 }
 

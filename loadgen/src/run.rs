@@ -3,6 +3,7 @@
 //! Owns: the order of things. Must not: decide whether objectives hold. Talks to: `run_clients`, `run_loads`,
 //! `run_actions`, `probe`, `timeline`, `run_result`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +22,7 @@ use crate::run_clients::Clients;
 use crate::run_loads::{LoadPlace, RunLoads, joins_before};
 use crate::run_result::{Found, assemble};
 use crate::scenario::{Action, Scenario, Stage};
-use crate::scrape::{node_stats, own_threads, proc_usage};
+use crate::scrape::{ThreadTime, node_stats, own_threads, proc_usage};
 use crate::spans::SpanBook;
 use crate::system::SystemUnderTest;
 use crate::timeline::Timeline;
@@ -58,14 +59,13 @@ pub(crate) struct Run<'a, F> {
     pub(crate) pressed: Vec<Pressed>,
     /// Seconds of all measured parts.
     pub(crate) measured_s: f64,
-    /// CPU seconds of each of our threads over them, by thread id.
-    pub(crate) thread_cpu: std::collections::HashMap<u32, (String, f64)>,
+    /// The time of each of our threads over them, by thread id.
+    pub(crate) threads: HashMap<u32, (String, ThreadTime)>,
     pub(crate) own_cpu_s: f64,
     pub(crate) steal: Option<(CpuTimes, CpuTimes)>,
     pub(crate) live: (u64, u64),
     pub(crate) bytes: u64,
     pub(crate) ramp_s: f64,
-    pub(crate) remarks: Vec<String>,
 }
 
 /// Runs a scenario against a system; `on_moment` is told about each second how it stands.
@@ -92,13 +92,12 @@ pub async fn run(
         on_moment,
         pressed: Vec::new(),
         measured_s: 0.0,
-        thread_cpu: Default::default(),
+        threads: HashMap::new(),
         own_cpu_s: 0.0,
         steal: None,
         live: (0, 0),
         bytes: 0,
         ramp_s: 0.0,
-        remarks: Vec::new(),
     };
     for at in 0..scenario.stages.len() {
         run.ramp(at).await?;
@@ -155,10 +154,8 @@ impl<F: FnMut(&Moment)> Run<'_, F> {
         self.ramp_s += (monotonic_ns() - begun_ns) as f64 / 1e9;
         let joined = self.clients.totals().joined - before;
         self.timeline.event(format!("ramp done: {joined} of {coming} joined"));
-        if stage == 0 {
-            let live = self.clients.live_by_node(self.system.nodes.len());
-            self.probe.ramped(&live).await;
-        }
+        let live = self.clients.live_by_node(self.system.nodes.len());
+        self.probe.ramped(&live).await;
         Ok(())
     }
 
@@ -242,9 +239,10 @@ impl<F: FnMut(&Moment)> Run<'_, F> {
         self.steal = Some((self.steal.map_or(ticks, |(first, _)| first), cpu_times()));
         let used = proc_usage(std::process::id()).unwrap_or_default();
         self.own_cpu_s += used.cpu_s - own.cpu_s;
-        for (id, (name, cpu_s)) in own_threads() {
-            let before = threads.get(&id).map_or(0.0, |(_, before)| *before);
-            self.thread_cpu.entry(id).or_insert((name, 0.0)).1 += cpu_s - before;
+        for (id, (name, time)) in own_threads() {
+            let used = time.since(threads.get(&id).map_or(ThreadTime::default(), |(_, before)| *before));
+            let sum = &mut self.threads.entry(id).or_insert((name, ThreadTime::default())).1;
+            *sum = ThreadTime { ran_s: sum.ran_s + used.ran_s, waited_s: sum.waited_s + used.waited_s };
         }
         Ok(())
     }

@@ -74,6 +74,13 @@ fn signal(system: &SystemUnderTest, number: usize, signal: libc::c_int, done: &s
     let Some(pid) = node.pid.and_then(|pid| libc::pid_t::try_from(pid).ok()).filter(|pid| *pid > 1) else {
         return format!("nothing done: the process of {} is not known", node.name);
     };
+    let others =
+        system.nodes.iter().filter(|other| other.name != node.name).map(|other| (&other.name, other.pid));
+    let services =
+        system.managers.iter().chain(&system.controller).map(|service| (&service.name, service.pid));
+    if let Some((other, _)) = others.chain(services).find(|(_, other)| *other == node.pid) {
+        return format!("nothing done: {other} is in the same process as {}", node.name);
+    }
     // SAFETY: no memory is passed; the process is one that the run was told of.
     match unsafe { libc::kill(pid, signal) } {
         0 => format!("{} {done}", node.name),

@@ -13,10 +13,10 @@ use crate::result::{
     SCHEMA_VERSION, ScenarioEcho, Share, Throughput, Verdict,
 };
 use crate::run::{Pressed, Run};
-use crate::scrape::proc_usage;
+use crate::scrape::{ThreadTime, proc_usage};
 use crate::spans::LoadSpans;
 use crate::streams::Audience;
-use crate::validity::{LoadFacts, reasons};
+use crate::validity::{LoadFacts, ThreadShare, reasons};
 
 /// What was found at the end.
 pub(crate) struct Found {
@@ -67,7 +67,7 @@ pub(crate) fn assemble<F: FnMut(&Moment)>(run: &Run<'_, F>, found: Found) -> any
         generator: generator(run),
         errors: errors(run, &found.judgement, &totals),
         timeline: run.timeline.moments.clone(),
-        remarks: remarks(run, &correctness),
+        remarks: remarks(run, &seen.spans, &correctness),
         correctness,
     })
 }
@@ -178,17 +178,22 @@ fn fairness<F: FnMut(&Moment)>(run: &Run<'_, F>, seen: &Distributions, shards: V
     Fairness { nodes: nodes.collect(), shards }
 }
 
-fn threads<F: FnMut(&Moment)>(run: &Run<'_, F>) -> Vec<(String, f64)> {
-    let fleets = run.thread_cpu.values().filter(|(name, _)| name.starts_with("fleet-"));
-    let mut threads: Vec<(String, f64)> =
-        fleets.map(|(name, cpu_s)| (name.clone(), cpu_s / run.measured_s.max(1e-9))).collect();
+/// Each thread of the generator and the parts of a core that it ran and waited for over the measured part.
+fn threads<F: FnMut(&Moment)>(run: &Run<'_, F>) -> Vec<ThreadShare> {
+    let share = |name: String, time: ThreadTime, seconds: f64| {
+        let seconds = seconds.max(1e-9);
+        ThreadShare { name, ran: time.ran_s / seconds, waited: time.waited_s / seconds }
+    };
+    let fleets = run.threads.values().filter(|(name, _)| name.starts_with("fleet-"));
+    let mut threads: Vec<ThreadShare> =
+        fleets.map(|(name, time)| share(name.clone(), *time, run.measured_s)).collect();
     for Pressed { place, report } in &run.pressed {
         if let Ok(report) = report {
             let name = format!("publisher {}", run.loads.scopes[place.scope].name);
-            threads.push((name, report.cpu_ns as f64 / report.measured_ns.max(1) as f64));
+            threads.push(share(name, report.time, report.measured_ns as f64 / 1e9));
         }
     }
-    threads.sort_by(|one, other| one.0.cmp(&other.0));
+    threads.sort_by(|one, other| one.name.cmp(&other.name));
     threads
 }
 
@@ -206,7 +211,7 @@ fn generator<F: FnMut(&Moment)>(run: &Run<'_, F>) -> GeneratorFigures {
     let reports = run.pressed.iter().filter_map(|pressed| pressed.report.as_ref().ok());
     GeneratorFigures {
         cores: run.own_cpu_s / run.measured_s.max(1e-9),
-        threads: threads(run),
+        threads: threads(run).into_iter().map(|thread| (thread.name, thread.ran)).collect(),
         rss_bytes: proc_usage(std::process::id()).unwrap_or_default().rss_bytes,
         lag_p99_ms: lag.percentile_ms(99.0),
         lag_max_ms: lag.max_ms(),
@@ -261,11 +266,21 @@ fn errors<F: FnMut(&Moment)>(
     errors
 }
 
-fn remarks<F: FnMut(&Moment)>(run: &Run<'_, F>, correctness: &Correctness) -> Vec<String> {
+fn remarks<F: FnMut(&Moment)>(
+    run: &Run<'_, F>,
+    spans: &[LoadSpans],
+    correctness: &Correctness,
+) -> Vec<String> {
     let nodes = run.system.nodes.len();
-    let mut remarks = run.remarks.clone();
+    let mut remarks = Vec::new();
     let plural = if nodes == 1 { "node was" } else { "nodes were" };
     remarks.push(format!("{nodes} {plural} judged"));
+    let early: u64 = spans.iter().map(|spans| spans.too_early).sum();
+    if early > 0 {
+        remarks.push(format!(
+            "{early} pushes were counted as received by all before four quiet seconds had passed"
+        ));
+    }
     if run.loads.scopes.iter().any(|scope| scope.audience == Audience::All)
         && correctness.reported.members > 0
     {

@@ -230,7 +230,7 @@ pub enum Deed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Bounds {
-    /// The share of a core that one of its threads may need over the measured part.
+    /// The share of a core that one of its threads may need, running or kept from it, over the measured part.
     pub thread_cores: f64,
     /// Its lag (p99) may be so much in milliseconds at least, ...
     pub lag_ms: f64,
@@ -238,7 +238,7 @@ pub struct Bounds {
     pub lag_share: f64,
     /// ... but never more than this, in milliseconds.
     pub lag_most_ms: f64,
-    /// The share of clients that may fail to join.
+    /// The share of clients that may fail to join; fewer are a matter of objectives.
     pub not_joined: f64,
 }
 
@@ -260,7 +260,7 @@ impl Default for Ramp {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { thread_cores: 0.9, lag_ms: 1.0, lag_share: 0.1, lag_most_ms: 50.0, not_joined: 0.0 }
+        Self { thread_cores: 0.9, lag_ms: 1.0, lag_share: 0.1, lag_most_ms: 50.0, not_joined: 0.01 }
     }
 }
 

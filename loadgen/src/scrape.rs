@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -84,15 +85,41 @@ pub(crate) fn proc_usage(pid: u32) -> Option<Usage> {
     })
 }
 
-/// The CPU seconds of each thread of this process: its id, name and use.
-pub(crate) fn own_threads() -> HashMap<u32, (String, f64)> {
+/// What a thread has had of the cores, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct ThreadTime {
+    /// It ran.
+    pub(crate) ran_s: f64,
+    /// It could have run, and something else did.
+    pub(crate) waited_s: f64,
+}
+
+impl ThreadTime {
+    /// The time since an earlier one.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self { ran_s: self.ran_s - earlier.ran_s, waited_s: self.waited_s - earlier.waited_s }
+    }
+
+    /// The time of the calling thread.
+    pub(crate) fn own() -> Self {
+        Self::read(Path::new("/proc/thread-self/schedstat")).unwrap_or_default()
+    }
+
+    fn read(path: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let mut ns = text.split_whitespace().filter_map(|field| field.parse::<f64>().ok());
+        Some(Self { ran_s: ns.next()? / 1e9, waited_s: ns.next()? / 1e9 })
+    }
+}
+
+/// The threads of this process: id, name and time.
+pub(crate) fn own_threads() -> HashMap<u32, (String, ThreadTime)> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return HashMap::new() };
     let threads = tasks.flatten().filter_map(|task| {
         let id: u32 = task.file_name().to_str()?.parse().ok()?;
         let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
-        let times = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let cpu_ns: f64 = times.split_whitespace().next()?.parse().ok()?;
-        Some((id, (name.trim().to_owned(), cpu_ns / 1e9)))
+        let time = ThreadTime::read(&task.path().join("schedstat"))?;
+        Some((id, (name.trim().to_owned(), time)))
     });
     threads.collect()
 }

@@ -4,7 +4,7 @@
 //!
 //! | check | the run is invalid when |
 //! | --- | --- |
-//! | `generator-cpu` | a thread of the generator needed more than `thread-cores` of a core over the measured part |
+//! | `generator-cpu` | a thread of the generator ran, or could have run and was kept from it, for more than `thread-cores` of the measured part: what it saw late it may itself have been late to look at |
 //! | `generator-lag` | pushes of a load left late: the p99 is above `lag-ms`, above `lag-share` of the p99 that the load's receivers show, and in any case above `lag-most-ms` |
 //! | `dropped-sends` | a push was due and never left, because too many were in flight |
 //! | `no-samples` | a load was to be measured, and nothing arrived or nothing left |
@@ -29,21 +29,31 @@ pub(crate) struct LoadFacts {
     pub(crate) failed: Option<String>,
 }
 
+/// The parts of a core that a thread had and waited for, 0 to 1.
+#[derive(Debug, Clone)]
+pub(crate) struct ThreadShare {
+    pub(crate) name: String,
+    pub(crate) ran: f64,
+    pub(crate) waited: f64,
+}
+
 /// The reasons for which a run is invalid; empty: it is valid.
 pub(crate) fn reasons(
     bounds: &Bounds,
     loads: &[LoadFacts],
-    threads: &[(String, f64)],
+    threads: &[ThreadShare],
     asked: u64,
     ever_joined: u64,
 ) -> Vec<Invalid> {
     let mut found = Vec::new();
     let mut say = |check: &str, what: String| found.push(Invalid { check: check.into(), found: what });
-    for (name, cores) in threads.iter().filter(|(_, cores)| *cores > bounds.thread_cores) {
-        say(
-            "generator-cpu",
-            format!("thread {name}: {cores:.2} of a core, allowed {:.2}", bounds.thread_cores),
-        );
+    for ThreadShare { name, ran, waited } in threads {
+        if ran + waited > bounds.thread_cores {
+            let allowed = bounds.thread_cores;
+            let what =
+                format!("thread {name}: ran {ran:.2} and waited {waited:.2} of a core, allowed {allowed:.2}");
+            say("generator-cpu", what);
+        }
     }
     for load in loads {
         let scope = &load.scope;
@@ -90,15 +100,20 @@ mod tests {
         }
     }
 
-    fn checks(load: LoadFacts, threads: &[(String, f64)], joined: u64) -> Vec<String> {
+    fn thread(ran: f64, waited: f64) -> [ThreadShare; 1] {
+        [ThreadShare { name: "fleet-0".into(), ran, waited }]
+    }
+
+    fn checks(load: LoadFacts, threads: &[ThreadShare], joined: u64) -> Vec<String> {
         let found = reasons(&Bounds::default(), &[load], threads, 10, joined);
         found.into_iter().map(|invalid| invalid.check).collect()
     }
 
     #[test]
     fn each_rule_has_its_name() {
-        assert!(checks(load(), &[("fleet-0".into(), 0.5)], 10).is_empty());
-        assert_eq!(checks(load(), &[("fleet-0".into(), 0.95)], 10), ["generator-cpu"]);
+        assert!(checks(load(), &thread(0.5, 0.2), 10).is_empty());
+        assert_eq!(checks(load(), &thread(0.95, 0.0), 10), ["generator-cpu"]);
+        assert_eq!(checks(load(), &thread(0.4, 0.55), 10), ["generator-cpu"]);
         assert_eq!(checks(LoadFacts { lag_p99_ms: 1.2, ..load() }, &[], 10), ["generator-lag"]);
         assert!(checks(LoadFacts { lag_p99_ms: 1.2, p99_ms: 20.0, ..load() }, &[], 10).is_empty());
         let far = LoadFacts { lag_p99_ms: 60.0, p99_ms: 9000.0, ..load() };
