@@ -23,6 +23,9 @@ const ROOM_PUSHES_PER_SECOND: f64 = 10.0;
 const BROADCASTS: u64 = 2;
 const BROADCAST_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Deliveries a second for which the time between two of them is made.
+const BROADCAST_PER_SECOND: f64 = 20_000.0;
+
 /// Joins that may be under way: more only wait in the node's queues.
 const JOINS_UNDER_WAY: usize = 1_500;
 
@@ -121,7 +124,7 @@ async fn run(args: &Args) -> Result<()> {
     println!(
         "{:.0} pings a second, {:.1} us of the node's CPU each",
         pings / seconds,
-        held.cpu(&joined, NODE) / pings * 1e6
+        held.cpu(&joined, NODE) / pings.max(1.0) * 1e6
     );
     held.tell_growth(&empty, clients);
 
@@ -137,8 +140,8 @@ async fn run(args: &Args) -> Result<()> {
     });
     let due = (0..ROOM_PUSHES).map(|number| members(room(number))).sum();
     pushes(&meter, &publisher, plan, due, idle, "pushes to rooms").await?;
-    let plan =
-        PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / BROADCAST_DEADLINE.as_secs_f64()).via(Via::Unary);
+    let apart_s = BROADCAST_DEADLINE.as_secs_f64().min(1.0 + clients as f64 / BROADCAST_PER_SECOND);
+    let plan = PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / apart_s).via(Via::Unary);
     let plan = plan.deadline_ms(BROADCAST_DEADLINE.as_millis() as u32);
     let everyone = BROADCASTS * clients as u64;
     pushes(&meter, &publisher, plan, everyone, idle, "pushes to everybody").await?;
