@@ -1,12 +1,17 @@
 //! A shard's listener: one of those that share the node's HTTP port.
 //!
-//! Owns: the listener, and what is done when the machine has no descriptors or memory for a client. Must not: wait
-//! (`shard_loop` does). Talks to: `shard_driver`, which takes the sockets.
+//! Owns: the listener, and what is done when the shard has no room for a client, or the machine no descriptors or
+//! memory. Must not: wait (`shard_loop` does). Talks to: `shard_driver`, which takes the sockets.
+//!
+//! The kernel gives each client to one of the listeners by a hash, whatever room its shard has. A shard that is full
+//! therefore stops listening while others do, and clients come to those instead.
 
 use std::fs::File;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -23,6 +28,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(35);
 /// The pause after an accept failed for want of descriptors or memory, doubled each time, in milliseconds.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 10..=100;
 
+/// For how long a full shard leaves new clients to the others, in milliseconds.
+const AWAY_MS: u64 = 1000;
+
 /// Clients that are told so before each pause.
 const REFUSED_PER_PAUSE: usize = 64;
 
@@ -30,11 +38,30 @@ const REFUSED_PER_PAUSE: usize = 64;
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
     Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
 
+/// How many of a node's shards listen.
+#[derive(Debug, Default)]
+pub(crate) struct Listening(AtomicUsize);
+
+impl Listening {
+    /// Counts one less, unless it is the last: somebody has to tell clients that there is no room.
+    fn leave(&self) -> bool {
+        self.0.fetch_update(Relaxed, Relaxed, |listening| (listening > 1).then(|| listening - 1)).is_ok()
+    }
+
+    fn join(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     listener: Socket,
+    address: SocketAddr,
     nonblocking: bool,
+    listening: Arc<Listening>,
+    /// Does not listen for the time of a pause.
+    away: bool,
     /// Given up to take, and refuse, a client when there is no other descriptor left.
     spare: Option<File>,
     ready: bool,
@@ -45,7 +72,12 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     /// Listens on an address that other shards listen on too. The sockets inherit a send buffer of so many bytes.
-    pub(crate) fn bind(address: SocketAddr, send_buffer: usize, nonblocking: bool) -> io::Result<Self> {
+    pub(crate) fn bind(
+        address: SocketAddr,
+        send_buffer: usize,
+        nonblocking: bool,
+        listening: Arc<Listening>,
+    ) -> io::Result<Self> {
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             listener.set_only_v6(false)?;
@@ -58,9 +90,14 @@ impl Acceptor {
         listener.set_nonblocking(true)?;
         listener.bind(&address.into())?;
         listener.listen(BACKLOG)?;
+        let address = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        listening.join();
         Ok(Self {
             listener,
+            address,
             nonblocking,
+            listening,
+            away: false,
             spare: spare(),
             ready: true,
             pause_ms: *PAUSE_MS.start(),
@@ -70,8 +107,8 @@ impl Acceptor {
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// There may be clients, as far as is known.
@@ -96,6 +133,9 @@ impl Acceptor {
 
     /// The next client, or none for now.
     pub(crate) fn next(&mut self, now_ms: u64) -> Option<OwnedFd> {
+        if self.away && !self.is_paused(now_ms) {
+            self.come_back(now_ms);
+        }
         while self.is_ready(now_ms) {
             match self.accept() {
                 Ok(client) => {
@@ -117,16 +157,46 @@ impl Acceptor {
         None
     }
 
+    /// Refuses a client for whom the shard has no room, and those who wait behind it. Where another shard listens,
+    /// this one stops for a while.
+    pub(crate) fn leave_to_others(&mut self, client: OwnedFd, now_ms: u64) {
+        refuse(client);
+        if self.away || !self.listening.leave() {
+            return;
+        }
+        self.refuse_all();
+        shut_down(&self.listener, Shutdown::Both);
+        self.away = true;
+        self.paused_until_ms = now_ms + AWAY_MS;
+    }
+
+    /// Listens again.
+    fn come_back(&mut self, now_ms: u64) {
+        // A listener whose port the kernel chose has lost it; another still has it, and this fails.
+        let _ = self.listener.bind(&self.address.into());
+        if self.listener.listen(BACKLOG).is_ok() {
+            self.listening.join();
+            self.away = false;
+        } else {
+            self.errors += 1;
+            self.paused_until_ms = now_ms + AWAY_MS;
+        }
+    }
+
     /// Refuses those who wait and listens no more. The other shards' listeners are not concerned.
     pub(crate) fn close(mut self) {
-        // Those in the queue would be reset; as many as it holds are told instead.
+        self.refuse_all();
+        // A poll of the loop may hold the listener: closing it alone would leave it listening.
+        shut_down(&self.listener, Shutdown::Both);
+        self.spare = None;
+    }
+
+    /// Those in the queue would be reset; as many as it holds are told instead.
+    fn refuse_all(&self) {
         for _ in 0..BACKLOG {
             let Ok(client) = self.accept() else { break };
             refuse(client);
         }
-        // A poll of the loop may hold the listener: closing it alone would leave it listening.
-        shut_down(&self.listener, Shutdown::Both);
-        self.spare = None;
     }
 
     fn accept(&self) -> io::Result<OwnedFd> {
@@ -191,7 +261,11 @@ mod tests {
     use std::net::TcpStream;
 
     fn acceptor() -> Acceptor {
-        Acceptor::bind("127.0.0.1:0".parse().unwrap(), 64 * 1024, true).unwrap()
+        bind("127.0.0.1:0".parse().unwrap(), &Arc::default())
+    }
+
+    fn bind(address: SocketAddr, listening: &Arc<Listening>) -> Acceptor {
+        Acceptor::bind(address, 64 * 1024, true, Arc::clone(listening)).unwrap()
     }
 
     fn connect(address: SocketAddr) -> TcpStream {
@@ -203,7 +277,7 @@ mod tests {
     #[test]
     fn clients_inherit_what_the_listener_was_given() {
         let mut acceptor = acceptor();
-        let _client = connect(acceptor.address().unwrap());
+        let _client = connect(acceptor.address());
         let ours = acceptor.next(0).unwrap();
         let socket = SockRef::from(&ours);
         assert!(socket.tcp_nodelay().unwrap());
@@ -216,7 +290,7 @@ mod tests {
     #[test]
     fn a_closed_listener_has_told_those_who_waited_and_refuses_the_next() {
         let acceptor = acceptor();
-        let address = acceptor.address().unwrap();
+        let address = acceptor.address();
         let mut waiting = connect(address);
         // Somebody else holds the listener, as a poll does.
         let held = acceptor.as_fd().try_clone_to_owned().unwrap();
@@ -226,6 +300,45 @@ mod tests {
         assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
         assert!(TcpStream::connect(address).is_err());
         drop(held);
+    }
+
+    #[test]
+    fn clients_come_to_those_who_have_room_until_a_full_shard_listens_again() {
+        let listening = Arc::default();
+        let mut full = bind("127.0.0.1:0".parse().unwrap(), &listening);
+        let mut other = bind(full.address(), &listening);
+        let address = full.address();
+        // By the hash each gets about half.
+        let mut told = loop {
+            let client = connect(address);
+            if let Some(ours) = full.next(0) {
+                full.leave_to_others(ours, 0);
+                break client;
+            }
+            full.set_ready();
+        };
+        let mut answer = String::new();
+        told.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let clients: Vec<TcpStream> = (0..50).map(|_| connect(address)).collect();
+        let came = std::iter::from_fn(|| other.next(0)).count();
+        assert!(came >= clients.len(), "{came} clients came to the one who has room");
+        assert!(full.next(AWAY_MS - 1).is_none());
+
+        other.set_ready();
+        let last = (0..200).find_map(|_| {
+            let _client = connect(address);
+            full.set_ready();
+            full.next(AWAY_MS)
+        });
+        assert!(last.is_some(), "it listens again, on the same port");
+        std::iter::from_fn(|| other.next(0)).for_each(drop);
+        other.set_ready();
+        full.leave_to_others(last.unwrap(), AWAY_MS);
+        let _client = connect(address);
+        let ours = other.next(0).unwrap();
+        other.leave_to_others(ours, 0);
+        assert!(full.away && !other.away, "the last one goes on, to tell clients that there is no room");
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(crate) enum ToShard {
         /// The time to spread over.
         over_ms: u64,
     },
+    /// To be sent back as [`FromShard::Mark`], behind all that is to be said of what came before it.
+    Mark,
     /// End now: sessions that are left are cut off.
     Stop,
 }
@@ -76,6 +78,8 @@ pub(crate) enum FromShard {
     Report(Report),
     /// A room or a user came to the shard or went.
     Census(CensusChange),
+    /// The answer to [`ToShard::Mark`].
+    Mark,
     /// The drain is over: no session is left.
     Drained,
 }
@@ -204,9 +208,8 @@ impl AsyncBridgeEnd {
                 return Ok(());
             }
             if lane.may_sleep() {
-                let mut ready = self.0.readable().await?;
-                ready.get_inner().0.0.event().clear();
-                ready.clear_ready();
+                // The eventfd is not read: tokio asks epoll for edges, and each signal is one.
+                self.0.readable().await?.clear_ready();
             }
         }
     }

@@ -29,6 +29,7 @@ use crate::control_link::{ControlLink, LinkParts};
 use crate::drain::{Drain, ShardThreads};
 use crate::http::NodeStatus;
 use crate::hub::Hub;
+use crate::interest::Interest;
 use crate::metrics::{self, BridgeMetrics};
 use crate::push_intake::{IntakeParts, PushIntake};
 use crate::shard_metrics::ShardCollector;
@@ -109,6 +110,7 @@ async fn serve(
     metrics::register_constants(&registry, parts.status.driver(), settings.process_metrics)?;
 
     let (lanes, ends) = split(parts.shards)?;
+    let interest = Interest::new(lanes.len());
     let intake = PushIntake::new(IntakeParts {
         welcome: DeliverWelcome {
             node_id: settings.node_id.as_str().to_owned(),
@@ -116,6 +118,7 @@ async fn serve(
         },
         max_payload_bytes: settings.push_payload_bytes,
         shards: lanes.clone(),
+        interest: interest.clone(),
         clock: parts.clock,
         metrics: counts.clone(),
     });
@@ -123,10 +126,11 @@ async fn serve(
         register: registration(settings, parts.incarnation, addresses.grpc, parts.status.driver()),
         controller: settings.controller_address.clone(),
         shards: lanes.clone(),
+        interest: interest.clone(),
         status: Arc::clone(&parts.status),
         metrics: counts,
     });
-    let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&parts.status));
+    let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&parts.status), interest);
     let drained = hub.drained();
 
     let end = CancellationToken::new();

@@ -48,8 +48,9 @@ pub struct Settings {
     pub public_ws_url: String,
     /// host:port of the controller: 127.0.0.1:50051.
     pub controller_address: String,
-    /// Shards, each a thread with its own sessions: as many as there are cores. More of them cost memory and
-    /// switches, fewer leave cores idle.
+    /// Shards, each a thread with its own sessions and its own open files: as many as there are cores. More of
+    /// them cost memory and switches, and take more connections where the limit of open files bounds them; fewer
+    /// leave cores idle.
     pub shards: u16,
     /// How it does its I/O.
     pub driver: DriverChoice,
@@ -61,9 +62,11 @@ pub struct Settings {
     /// Over how long a planned stop closes the sessions: 20 s. Shorter makes a wave of reconnects, longer has to
     /// fit into what the supervisor waits before it kills.
     pub drain: Duration,
-    /// Connections of the node, over all shards: 1,048,576. Further clients are refused; the limit of open files
-    /// is the other bound.
+    /// Connections of the node, over all shards: 1,048,576, or as many as the limit of open files allows. Further
+    /// clients are refused. Each shard has open files of its own: beyond the limit the node needs more shards.
     pub max_connections: u32,
+    /// The key that set `max_connections`: more than the limit of open files allows then stops the start.
+    pub connections_key: Option<&'static str>,
     /// What one client may do; `max_sessions` is a shard's part of `max_connections`.
     pub limits: Limits,
 }
@@ -86,6 +89,7 @@ impl Default for Settings {
             push_payload_bytes: connect_core::MAX_PUSH_PAYLOAD_BYTES,
             drain: Duration::from_secs(20),
             max_connections: 1 << 20,
+            connections_key: None,
             limits: Limits::default(),
         }
     }
@@ -121,6 +125,7 @@ impl Settings {
         let limits = &mut self.limits;
         let bytes = |value: Option<u32>| value.map(|value| value as usize);
         set(&mut self.max_connections, at_least("max_connections", given.max_connections, 1)?);
+        self.connections_key = given.max_connections.map(|_| "connect.limits.max_connections");
         set(
             &mut self.push_payload_bytes,
             bytes(at_least("push_payload_bytes", given.push_payload_bytes, 1)?),
@@ -156,14 +161,42 @@ impl Settings {
     /// Checks what the types leave open. `shards_key` names where the number of shards came from.
     fn check(&mut self, shards_key: &str) -> Result<(), SettingError> {
         if self.shards == 0 || usize::from(self.shards) > MAX_SHARDS {
-            let remedy = format!("give 1 to {MAX_SHARDS}, at best the number of cores");
+            let remedy = format!("give 1 to {MAX_SHARDS}: one a core, or as many as the connections need");
             return Err(SettingError::new(shards_key, self.shards, remedy));
         }
         self.limits.max_sessions =
             self.max_connections.div_ceil(u32::from(self.shards)).min(SessionId::MAX_SLOTS);
         Ok(())
     }
+
+    /// Bounds the connections by the limit of open files, which each shard has for itself.
+    pub(crate) fn fit_open_files(&mut self, limit: u64) -> Result<(), SettingError> {
+        let each = u32::try_from(limit).unwrap_or(u32::MAX).saturating_sub(OTHER_DESCRIPTORS).max(1);
+        let all = each.saturating_mul(u32::from(self.shards));
+        if all < self.max_connections {
+            // The kernel spreads clients by chance: with no room to spare, many would be refused at first.
+            let spread = 5 * each.isqrt();
+            let needed = self.max_connections.div_ceil(each.saturating_sub(spread).max(1));
+            if let Some(key) = self.connections_key {
+                let remedy = format!(
+                    "with {limit} open files {} shards hold {all}: give `shards` at least {needed}, or raise the \
+                     limit of open files",
+                    self.shards
+                );
+                return Err(SettingError::new(key, self.max_connections, remedy));
+            }
+            tracing::info!(
+                "takes {all} connections, {each} a shard, by the limit of {limit} open files; more shards take more"
+            );
+            self.max_connections = all;
+        }
+        self.limits.max_sessions = self.limits.max_sessions.min(each);
+        Ok(())
+    }
 }
+
+/// Open files of a shard that are no clients: rings, lanes, listener and its duplicates, streams.
+const OTHER_DESCRIPTORS: u32 = 64;
 
 /// The largest bound of what may wait for one session, in bytes.
 const MAX_QUEUED_BYTES: u32 = 512 * 1024 * 1024;
@@ -232,6 +265,9 @@ pub struct Args {
     /// Shards, each a thread with its own sessions [default: one a core].
     #[arg(long, env = "SHARDS")]
     shards: Option<u16>,
+    /// Connections of the node, over all shards [default: 1048576, or what the open files allow].
+    #[arg(long, env = "MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
     /// How I/O is done [default: auto].
     #[arg(long, env = "DRIVER", value_enum)]
     driver: Option<DriverChoice>,
@@ -260,6 +296,10 @@ impl Args {
         set(&mut settings.public_ws_url, self.public_ws_url.clone());
         set(&mut settings.shards, self.shards);
         set(&mut settings.driver, self.driver);
+        if let Some(connections) = self.max_connections {
+            settings.max_connections = connections;
+            settings.connections_key = Some("MAX_CONNECTIONS");
+        }
         if self.node_addr.is_some() {
             settings.node_addr.clone_from(&self.node_addr);
         }
@@ -300,6 +340,22 @@ mod tests {
     fn connections_are_shared_out_to_the_shards() {
         let file = file("connect: {shards: 4, limits: {max_connections: 10}}");
         assert_eq!(Settings::from_file(&file).unwrap().limits.max_sessions, 3);
+    }
+
+    #[test]
+    fn connections_keep_within_the_open_files_of_the_shards() {
+        let mut default = Settings::from_file(&file("connect: {shards: 2}")).unwrap();
+        default.fit_open_files(20_000).unwrap();
+        assert_eq!((default.limits.max_sessions, default.max_connections), (19_936, 39_872));
+
+        let asked = file("connect: {shards: 2, limits: {max_connections: 1000000}}");
+        let error = Settings::from_file(&asked).unwrap().fit_open_files(20_000).unwrap_err().to_string();
+        assert!(error.starts_with("connect.limits.max_connections = 1000000: "), "{error}");
+        assert!(error.contains("2 shards hold 39872: give `shards` at least 52"), "{error}");
+        let asked = args(&["--shards", "56", "--max-connections", "1000000"]);
+        let mut enough = asked.settings(&file("{}")).unwrap();
+        enough.fit_open_files(20_000).unwrap();
+        assert_eq!((enough.limits.max_sessions, enough.max_connections), (17_858, 1_000_000));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::bridge::{ToShard, ToShardLane};
 use crate::http::NodeStatus;
+use crate::interest::Interest;
 use crate::link_state::LinkState;
 use crate::metrics::BridgeMetrics;
 
@@ -61,6 +62,8 @@ pub(crate) struct LinkParts {
     pub(crate) controller: String,
     /// The lanes to all shards.
     pub(crate) shards: Vec<Arc<ToShardLane>>,
+    /// What is told of those whom shards are about to let in.
+    pub(crate) interest: Interest,
     /// The load to tell.
     pub(crate) status: Arc<NodeStatus>,
     /// Where it counts.
@@ -109,6 +112,7 @@ impl ControlLink {
                 self.overrun.notify_one();
             }
         }
+        ask_for_snapshots(&mut state, &self.parts.shards);
     }
 
     /// Tells the load now.
@@ -221,7 +225,7 @@ impl ControlLink {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(cause(&error)))?;
         let link = self.state().begin(self.parts.register.clone());
-        let outbound = Outbound { state: Arc::clone(&self.state), link };
+        let outbound = Outbound { state: Arc::clone(&self.state), parts: Arc::clone(&self.parts), link };
         NodeLinkServiceClient::new(channel)
             .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES)
@@ -240,8 +244,11 @@ impl ControlLink {
                     "registered with the controller"
                 );
                 self.parts.metrics.link_up.set(1);
-                self.state().registered();
-                self.tell_all(|| vec![ToShard::ControllerReachable(true), ToShard::Snapshot]);
+                self.tell_all(|| vec![ToShard::ControllerReachable(true)]);
+                let mut state = self.state();
+                state.registered();
+                ask_for_snapshots(&mut state, &self.parts.shards);
+                drop(state);
                 self.heartbeat();
                 Ok(())
             }
@@ -270,10 +277,11 @@ impl ControlLink {
                 pubsub::JoinDecision::Invalid => JoinDecision::Invalid,
             };
             if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
+                self.parts.interest.answering(session, decision == JoinDecision::Accepted);
                 shard.push(ToShard::JoinAnswered { session, decision });
             }
         }
-        self.tell(by_shard);
+        self.tell(self.followed_by_marks(by_shard));
     }
 
     fn command(&self, command: SessionCommand) -> Result<(), &'static str> {
@@ -292,14 +300,35 @@ impl ControlLink {
             }
         }
         self.open_command(number, by_shard.iter().filter(|sessions| !sessions.is_empty()).count())?;
-        let change = |sessions: Vec<SessionId>| {
+        let change = |(shard, sessions): (usize, Vec<SessionId>)| {
             if sessions.is_empty() {
                 return Vec::new();
             }
+            if add {
+                self.parts.interest.adding_room(shard, &room);
+            }
             vec![ToShard::ChangeRooms { command: number, sessions, room: room.clone(), add }]
         };
-        self.tell(by_shard.into_iter().map(change));
+        let changes = by_shard.into_iter().enumerate().map(change).collect();
+        self.tell(self.followed_by_marks(changes));
         Ok(())
+    }
+
+    /// A mark has come back: another follows where something new is in doubt.
+    pub(crate) fn mark(&self, shard: usize) {
+        if self.parts.interest.wants_mark(shard) {
+            let taken = self.parts.shards[shard].push(ToShard::Mark);
+            debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+        }
+    }
+
+    fn followed_by_marks(&self, mut by_shard: Vec<Vec<ToShard>>) -> Vec<Vec<ToShard>> {
+        for (shard, items) in by_shard.iter_mut().enumerate().filter(|(_, items)| !items.is_empty()) {
+            if self.parts.interest.wants_mark(shard) {
+                items.push(ToShard::Mark);
+            }
+        }
+        by_shard
     }
 
     fn open_command(&self, number: u64, shards: usize) -> Result<(), &'static str> {
@@ -308,7 +337,7 @@ impl ControlLink {
 
     /// Tells each shard its part. What is not a delivery is always taken.
     fn tell(&self, by_shard: impl IntoIterator<Item = Vec<ToShard>>) {
-        for (shard, items) in self.parts.shards.iter().zip(by_shard) {
+        for (shard, items) in self.parts.shards.iter().zip(by_shard).filter(|(_, items)| !items.is_empty()) {
             let taken = shard.push_batch(items);
             debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
         }
@@ -346,9 +375,18 @@ fn cause(error: &dyn std::error::Error) -> String {
     innermost.to_string().escape_debug().to_string()
 }
 
+/// Asks as many shards for their part of the snapshot as may be asked now.
+fn ask_for_snapshots(state: &mut LinkState, shards: &[Arc<ToShardLane>]) {
+    while let Some(shard) = state.next_to_ask() {
+        let taken = shards[shard].push(ToShard::Snapshot);
+        debug_assert!(taken.is_ok(), "a lane refuses deliveries only");
+    }
+}
+
 /// What the node says over one link.
 struct Outbound {
     state: Arc<Mutex<LinkState>>,
+    parts: Arc<LinkParts>,
     link: u64,
 }
 
@@ -356,7 +394,10 @@ impl Stream for Outbound {
     type Item = NodeMessage;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeMessage>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).poll_next(self.link, context)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = state.poll_next(self.link, context);
+        ask_for_snapshots(&mut state, &self.parts.shards);
+        next
     }
 }
 

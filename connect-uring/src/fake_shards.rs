@@ -5,10 +5,10 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connect_core::{ControlEvent, Counts, Report};
+use connect_core::{CensusChange, ControlEvent, Counts, Report, Target};
 use prometheus::Registry;
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
-use ringcast_proto::{SessionId, ShardId};
+use ringcast_proto::{RoomId, SessionId, ShardId};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::control_link::{ControlLink, LinkParts};
 use crate::http::NodeStatus;
 use crate::hub::Hub;
+use crate::interest::{Interest, ShardSet};
 use crate::metrics::BridgeMetrics;
 use crate::push_intake::{IntakeParts, PushIntake};
 
@@ -84,6 +85,7 @@ pub(crate) struct FakeNode {
     pub(crate) intake: PushIntake,
     pub(crate) link: ControlLink,
     pub(crate) status: Arc<NodeStatus>,
+    pub(crate) interest: Interest,
 }
 
 impl FakeNode {
@@ -96,10 +98,12 @@ impl FakeNode {
         let metrics = BridgeMetrics::register(&Registry::new()).expect("names are unique");
         let lanes: Vec<Arc<ToShardLane>> =
             handles.iter().map(|handle| Arc::clone(&handle.to_shard)).collect();
+        let interest = Interest::new(lanes.len());
         let intake = PushIntake::new(IntakeParts {
             welcome: DeliverWelcome { node_id: "node-1".to_owned(), incarnation: 7 },
             max_payload_bytes: 1000,
             shards: lanes.clone(),
+            interest: interest.clone(),
             clock: Clock::start(),
             metrics: metrics.clone(),
         });
@@ -109,16 +113,37 @@ impl FakeNode {
             register,
             controller: controller.to_owned(),
             shards: lanes,
+            interest: interest.clone(),
             status: Arc::clone(&status),
             metrics,
         });
-        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status));
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest.clone());
         for (shard, handle) in handles.into_iter().enumerate() {
             let end = handle.from_shard.into_async().expect("an eventfd polls");
             tokio::spawn(hub.clone().listen(shard, end));
         }
         let shards = ends.into_iter().map(|end| FakeShard { end, waiting: VecDeque::new() }).collect();
-        Self { shards, intake, link, status }
+        Self { shards, intake, link, status, interest }
+    }
+
+    /// The shards that a push goes to now.
+    pub(crate) fn shards_for(&self, target: &Target) -> Vec<usize> {
+        let mut shards = ShardSet::default();
+        self.interest.shards_for(target, &mut shards);
+        shards.iter().collect()
+    }
+
+    /// These shards say that a room came to them; waits until that is known.
+    pub(crate) async fn open_room(&self, room: &RoomId, shards: &[usize]) {
+        for &shard in shards {
+            self.shards[shard].say([FromShard::Census(CensusChange::RoomCame(room.clone()))]);
+        }
+        let known = async {
+            while self.shards_for(&Target::Room(room.clone())) != shards {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, known).await.expect("the room does not become known");
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use connect_core::{HttpAnswer, HttpRequest};
 use serde::Serialize;
 
+use crate::acceptor::Listening;
 use crate::shard_stats::ShardStats;
 
 /// The page; self-contained, so that it also works from a file.
@@ -27,6 +28,7 @@ pub(crate) struct NodeStatus {
     users: AtomicU64,
     rooms: AtomicU64,
     draining: AtomicBool,
+    listening: Arc<Listening>,
 }
 
 impl NodeStatus {
@@ -41,12 +43,18 @@ impl NodeStatus {
             users: AtomicU64::new(0),
             rooms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            listening: Arc::default(),
         }
     }
 
     /// The figures of every shard.
     pub(crate) fn shards(&self) -> &[Arc<ShardStats>] {
         &self.shards
+    }
+
+    /// What the shards' listeners know of one another.
+    pub(crate) fn listening(&self) -> &Arc<Listening> {
+        &self.listening
     }
 
     /// Connections, over all shards.

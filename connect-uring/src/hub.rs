@@ -1,20 +1,20 @@
 //! Hands on what the shards say: reports to the push managers, joins and ends to the controller, rooms and users
-//! to the census.
+//! to the interest.
 //!
 //! Owns: the reading end of every shard's lane. Must not: wait for anyone it hands on to. Talks to: `bridge`,
-//! `push_intake`, `control_link`, `census`, `drain`.
+//! `push_intake`, `control_link`, `interest`, `drain`.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use connect_core::{ControlEvent, Report};
 use tokio::sync::watch;
 
 use crate::bridge::{AsyncBridgeEnd, FromShard};
-use crate::census::Census;
 use crate::control_link::ControlLink;
 use crate::http::NodeStatus;
+use crate::interest::Interest;
 use crate::push_intake::PushIntake;
 
 /// Where the words of the shards go. Copies share all state.
@@ -23,15 +23,20 @@ pub(crate) struct Hub {
     intake: PushIntake,
     link: ControlLink,
     status: Arc<NodeStatus>,
-    census: Arc<Mutex<Census>>,
+    interest: Interest,
     drained: Arc<watch::Sender<usize>>,
 }
 
 impl Hub {
     /// A hub that hands on to these.
-    pub(crate) fn new(intake: PushIntake, link: ControlLink, status: Arc<NodeStatus>) -> Self {
+    pub(crate) fn new(
+        intake: PushIntake,
+        link: ControlLink,
+        status: Arc<NodeStatus>,
+        interest: Interest,
+    ) -> Self {
         let drained = Arc::new(watch::Sender::new(0));
-        Self { intake, link, status, census: Arc::default(), drained }
+        Self { intake, link, status, interest, drained }
     }
 
     /// How many shards have ended their drain.
@@ -45,7 +50,7 @@ impl Hub {
         let (mut reports, mut events) = (Vec::new(), Vec::new());
         loop {
             end.next_batch(&mut batch).await?;
-            self.sort(&mut batch, &mut reports, &mut events);
+            self.sort(shard, &mut batch, &mut reports, &mut events);
             if !reports.is_empty() {
                 self.intake.report(reports.drain(..));
             }
@@ -59,19 +64,44 @@ impl Hub {
 
     fn sort(
         &self,
+        shard: usize,
         batch: &mut VecDeque<FromShard>,
         reports: &mut Vec<Report>,
         events: &mut Vec<ControlEvent>,
     ) {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told_census = false;
         for item in batch.drain(..) {
             match item {
                 FromShard::Report(report) => reports.push(report),
-                FromShard::Control(event) => events.push(event),
-                FromShard::Census(change) => census.apply(&change),
+                FromShard::Control(event) => {
+                    self.note(&event);
+                    events.push(event);
+                }
+                FromShard::Census(change) => {
+                    self.interest.changed(shard, &change);
+                    told_census = true;
+                }
+                FromShard::Mark => {
+                    self.interest.marked(shard);
+                    self.link.mark(shard);
+                }
                 FromShard::Drained => self.drained.send_modify(|drained| *drained += 1),
             }
         }
-        self.status.set_census(census.users(), census.rooms());
+        if told_census {
+            let (users, rooms) = self.interest.counts();
+            self.status.set_census(users, rooms);
+        }
+    }
+
+    /// A join has to be known before its answer comes.
+    fn note(&self, event: &ControlEvent) {
+        match event {
+            ControlEvent::Join { session, probe: false } => {
+                self.interest.asked(session.session, &session.user, session.rooms.first());
+            }
+            ControlEvent::End { session } => self.interest.ended(*session),
+            _ => {}
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! much. Talks to: `bridge`, which gives each direction its bounds.
 //!
 //! The reader takes what is there, and before it sleeps asks [`Lane::may_sleep`]; only then does the next writer
-//! pay for an eventfd, once. The eventfd is cleared by the reader after it has been woken by it.
+//! pay for an eventfd, once. A reader that is told of levels, as io_uring's poll does it, clears the eventfd after it has
+//! been woken by it; one that is told of edges need not.
 
 use std::collections::VecDeque;
 use std::io;

@@ -17,6 +17,7 @@ mod event_fd;
 mod fake_shards;
 mod http;
 mod hub;
+mod interest;
 mod kernel_check;
 mod lane;
 mod link_state;

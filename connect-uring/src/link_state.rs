@@ -30,12 +30,19 @@ const MAX_IN_FLIGHT: u64 = 4;
 /// Events that wait for their batch. Beyond, the link is cut and begins anew: a snapshot says all of it at once.
 const MAX_WAITING: usize = 262_144;
 
+/// Shards that are asked for their part of the snapshot at a time, and parts that may wait for the controller before
+/// the next is asked. A node of a million sessions would otherwise hold a second copy of all that it knows of them.
+const SHARDS_AT_A_TIME: usize = 2;
+const MAX_PARTS_WAITING: usize = 16;
+
 /// Commands that shards have still to answer.
 const MAX_COMMANDS: usize = 4096;
 
 /// Whether a shard's events belong to the present link.
 #[derive(Debug, Default, Clone)]
 struct ShardSync {
+    /// It is still to be asked for the snapshot that counts.
+    to_ask: bool,
     /// Snapshots that the shard was asked for and has not ended; only the last one counts.
     snapshots_due: u32,
     /// A part of the one that counts has come.
@@ -56,6 +63,8 @@ pub(crate) struct LinkState {
     shards: Vec<ShardSync>,
     registered: bool,
     shards_to_end: usize,
+    /// The first shard that is still to be asked for its snapshot.
+    next_to_ask: usize,
     leaving: bool,
     outgoing: VecDeque<Message>,
     events: VecDeque<ControlEvent>,
@@ -73,6 +82,7 @@ impl LinkState {
             shards: vec![ShardSync::default(); shards],
             registered: false,
             shards_to_end: 0,
+            next_to_ask: shards,
             leaving: false,
             outgoing: VecDeque::new(),
             events: VecDeque::new(),
@@ -104,15 +114,29 @@ impl LinkState {
         }
     }
 
-    /// The node is registered, and every shard is being asked for its snapshot.
+    /// The node is registered, and every shard has to be asked for its snapshot.
     pub(crate) fn registered(&mut self) {
         self.registered = true;
         self.shards_to_end = self.shards.len();
+        self.next_to_ask = 0;
         for shard in &mut self.shards {
-            shard.snapshots_due += 1;
+            shard.to_ask = true;
             shard.begun = false;
         }
         self.end_snapshot();
+    }
+
+    /// The shard that is to be asked for its snapshot now, once for each time that this names it.
+    pub(crate) fn next_to_ask(&mut self) -> Option<usize> {
+        let asked = self.next_to_ask + self.shards_to_end - self.shards.len();
+        if !self.registered || asked >= SHARDS_AT_A_TIME || self.outgoing.len() > MAX_PARTS_WAITING {
+            return None;
+        }
+        let shard = self.shards.get_mut(self.next_to_ask)?;
+        shard.to_ask = false;
+        shard.snapshots_due += 1;
+        self.next_to_ask += 1;
+        Some(self.next_to_ask - 1)
     }
 
     /// Takes in what a shard says. `false`: too much is waiting, cut the link.
@@ -124,7 +148,7 @@ impl LinkState {
             return true;
         }
         // Before the snapshot that counts, the shard speaks of what that snapshot contains.
-        let early = sync.snapshots_due > 1 || (sync.snapshots_due == 1 && !sync.begun);
+        let early = sync.to_ask || sync.snapshots_due > 1 || (sync.snapshots_due == 1 && !sync.begun);
         if early || !self.registered {
             return true;
         }
@@ -141,7 +165,7 @@ impl LinkState {
     fn snapshot_part(&mut self, shard: usize, sessions: &[SessionInfo], last: bool) {
         let sync = &mut self.shards[shard];
         debug_assert!(sync.snapshots_due > 0, "a snapshot that nobody asked for");
-        let counts = sync.snapshots_due == 1 && self.registered;
+        let counts = sync.snapshots_due == 1 && !sync.to_ask && self.registered;
         sync.begun = counts;
         if last {
             sync.snapshots_due = sync.snapshots_due.saturating_sub(1);
@@ -269,6 +293,10 @@ impl LinkState {
             let event = session_event(event);
             bytes += event.encoded_len();
             events.push(event);
+        }
+        if self.events.is_empty() && self.events.capacity() > MAX_BATCH {
+            // What a storm of joins needed is given back.
+            self.events = VecDeque::new();
         }
         self.batches += 1;
         Some(SessionBatch { number: self.batches, events })

@@ -89,8 +89,11 @@ struct Running {
 ///
 /// To be called before any runtime or other thread exists in the process: each shard keeps a copy of the table of
 /// descriptors that it finds.
-pub fn start(all: Vec<Settings>) -> anyhow::Result<Vec<Node>> {
-    kernel_check::raise_open_files().context("raising the limit of open files")?;
+pub fn start(mut all: Vec<Settings>) -> anyhow::Result<Vec<Node>> {
+    let open_files = kernel_check::raise_open_files().context("raising the limit of open files")?;
+    for settings in &mut all {
+        settings.fit_open_files(open_files)?;
+    }
     let http_ip = all_interfaces();
     for settings in &all {
         warn_if_open(settings.bind);

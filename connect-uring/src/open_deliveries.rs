@@ -64,9 +64,8 @@ impl StreamState {
 }
 
 /// All streams with what is open on them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct OpenDeliveries {
-    shards: u32,
     last_number: u64,
     last_stream: StreamId,
     open: HashMap<u64, Open, RandomState>,
@@ -75,18 +74,6 @@ pub(crate) struct OpenDeliveries {
 }
 
 impl OpenDeliveries {
-    /// For a node of this many shards.
-    pub(crate) fn new(shards: usize) -> Self {
-        Self {
-            shards: shards as u32,
-            last_number: 0,
-            last_stream: 0,
-            open: HashMap::default(),
-            streams: HashMap::default(),
-            ending: false,
-        }
-    }
-
     /// Deliveries that are open, on all streams.
     pub(crate) fn len(&self) -> usize {
         self.open.len()
@@ -121,14 +108,21 @@ impl OpenDeliveries {
         self.last_number
     }
 
-    /// Opens a delivery that every shard is going to report of; gives its number.
-    pub(crate) fn begin(&mut self, stream: StreamId, delivery_id: u64, received: Instant) -> u64 {
+    /// Opens a delivery that this many shards are going to report of, one at least; gives its number.
+    pub(crate) fn begin(
+        &mut self,
+        stream: StreamId,
+        delivery_id: u64,
+        shards: usize,
+        received: Instant,
+    ) -> u64 {
+        debug_assert!(shards > 0, "nobody would ever report");
         let number = self.number();
         if let Some(state) = self.streams.get_mut(&stream) {
             state.open += 1;
             let counts = Counts::default();
-            self.open
-                .insert(number, Open { stream, delivery_id, shards_left: self.shards, counts, received });
+            let shards_left = shards as u32;
+            self.open.insert(number, Open { stream, delivery_id, shards_left, counts, received });
         }
         number
     }
@@ -289,9 +283,9 @@ mod tests {
 
     #[test]
     fn an_outcome_is_told_when_the_last_shard_has_reported() {
-        let mut open = OpenDeliveries::new(2);
+        let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
-        let number = open.begin(stream, 77, Instant::now());
+        let number = open.begin(stream, 77, 2, Instant::now());
         assert!(open.report(&report(number, 3, 3)).is_none());
         assert!(open.poll_response(stream, &context()).is_pending());
         assert!(open.report(&report(number, 2, 1)).is_some());
@@ -305,10 +299,10 @@ mod tests {
 
     #[test]
     fn outcomes_of_one_wake_up_share_a_message() {
-        let mut open = OpenDeliveries::new(1);
+        let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
         for id in 0..100 {
-            let number = open.begin(stream, id, Instant::now());
+            let number = open.begin(stream, id, 1, Instant::now());
             open.report(&report(number, 1, 1));
         }
         assert_eq!(next(&mut open, stream).len(), 100);
@@ -316,10 +310,10 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_gone_takes_its_deliveries_along_and_no_others() {
-        let mut open = OpenDeliveries::new(1);
+        let mut open = OpenDeliveries::default();
         let (gone, stays) = (open.open_stream().unwrap(), open.open_stream().unwrap());
-        let lost = open.begin(gone, 1, Instant::now());
-        let kept = open.begin(stays, 1, Instant::now());
+        let lost = open.begin(gone, 1, 1, Instant::now());
+        let kept = open.begin(stays, 1, 1, Instant::now());
         assert_eq!(open.forget(gone), 1);
         assert!(open.report(&report(lost, 1, 1)).is_none());
         assert!(open.report(&report(kept, 1, 1)).is_some());
@@ -328,10 +322,10 @@ mod tests {
 
     #[test]
     fn too_many_open_deliveries_hold_the_reader_back() {
-        let mut open = OpenDeliveries::new(1);
+        let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
         let numbers: Vec<u64> =
-            (0..MAX_OPEN as u64).map(|id| open.begin(stream, id, Instant::now())).collect();
+            (0..MAX_OPEN as u64).map(|id| open.begin(stream, id, 1, Instant::now())).collect();
         assert!(open.poll_may_read(stream, &context()).is_pending());
         open.report(&report(numbers[0], 1, 1));
         assert_eq!(open.poll_may_read(stream, &context()), Poll::Ready(true));
@@ -339,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_not_read_is_cut() {
-        let mut open = OpenDeliveries::new(1);
+        let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
         for id in 0..=MAX_UNREAD as u64 {
             open.answer_empty(stream, id);
@@ -353,9 +347,9 @@ mod tests {
 
     #[test]
     fn at_the_end_every_open_delivery_is_told_before_its_stream_ends() {
-        let mut open = OpenDeliveries::new(1);
+        let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
-        let number = open.begin(stream, 5, Instant::now());
+        let number = open.begin(stream, 5, 1, Instant::now());
         open.end_all();
         assert!(open.open_stream().is_none());
         assert_eq!(open.poll_may_read(stream, &context()), Poll::Ready(false));

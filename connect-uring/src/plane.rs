@@ -145,8 +145,9 @@ pub(crate) trait Plane {
     /// Adds what has happened, at least one event where there are any, and some thousands at most.
     fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<()>;
 
-    /// Whether nothing is left to do until [`Plane::wake_fd`] polls as readable.
-    fn may_sleep(&mut self) -> bool;
+    /// Whether nothing is left to do until [`Plane::wake_fd`] polls as readable. A loop that does not listen to the
+    /// plane in this sleep asks only whether something that it began itself is left: what the peers did may wait.
+    fn may_sleep(&mut self, listens: bool) -> bool;
 
     /// [`Plane::wake_fd`] has ended a sleep.
     fn woken(&mut self);

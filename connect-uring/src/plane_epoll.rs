@@ -219,8 +219,8 @@ impl Plane for EpollPlane {
         }
     }
 
-    fn may_sleep(&mut self) -> bool {
-        self.events.is_empty() && !self.more_ready
+    fn may_sleep(&mut self, listens: bool) -> bool {
+        self.events.is_empty() && !(listens && self.more_ready)
     }
 
     fn woken(&mut self) {

@@ -70,7 +70,7 @@ impl Rig {
             if done(&self.events) {
                 return;
             }
-            if self.plane.may_sleep() {
+            if self.plane.may_sleep(true) {
                 let mut poll =
                     libc::pollfd { fd: self.plane.wake_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
                 // SAFETY: one pollfd is passed, and it lives through the call.

@@ -21,8 +21,12 @@ use crate::event_fd::EventFd;
 use crate::plane::{Driver, MAX_PIECES, Plane, PlaneCounters, PlaneEvent, Received, Receiving, shut_down};
 use crate::socket_table::SocketTable;
 
-/// Submissions that fit the ring; a fan-out to more sessions enters the kernel once for each so many.
+/// The most submissions that fit the ring; a fan-out to more sessions enters the kernel once for each so many.
 const ENTRIES: u32 = 4096;
+
+/// Sessions for which a submission is kept. A ring is memory that is there from the start, and a node of a million
+/// sessions has many: each is as large as its sessions need, and no larger.
+const SESSIONS_PER_ENTRY: u32 = 32;
 
 /// Below this a ring is not worth having.
 const MIN_ENTRIES: u32 = 256;
@@ -103,10 +107,11 @@ pub(crate) struct UringPlane {
 }
 
 impl UringPlane {
-    /// Makes the ring on the thread that will use it. Where locked memory does not suffice, halves it, down to
-    /// 256 entries; `said` is given a line for each step.
-    pub(crate) fn new(shard: ShardId, said: &mut dyn FnMut(String)) -> io::Result<Self> {
-        Self::with_entries(shard, ENTRIES, ENTRIES * COMPLETIONS_PER_ENTRY, said)
+    /// Makes the ring for so many sessions at most, on the thread that will use it. Where locked memory does not
+    /// suffice, halves it, down to 256 entries; `said` is given a line for each step.
+    pub(crate) fn new(shard: ShardId, max_sessions: u32, said: &mut dyn FnMut(String)) -> io::Result<Self> {
+        let wanted = (max_sessions / SESSIONS_PER_ENTRY).next_power_of_two().clamp(MIN_ENTRIES, ENTRIES);
+        Self::with_entries(shard, wanted, wanted * COMPLETIONS_PER_ENTRY, said)
     }
 
     /// [`new`](Self::new) with a ring of this size at most.
@@ -323,6 +328,10 @@ fn poll_entry(fd: types::Fd, session: SessionId) -> squeue::Entry {
     poll.build().user_data(user_data(Operation::Poll, session))
 }
 
+/// Whether the kernel's setting of the task-work flag (`atomic_or` in its `io_ctx_mark_taskrun`) is ordered before its
+/// look at the eventfd's switch: on x86 every locked instruction orders. Elsewhere only an enter tells for certain.
+const FLAG_IS_SET_BEFORE_EVENTFD_IS_READ: bool = cfg!(target_arch = "x86_64");
+
 const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
 /// The submission of a write, with what it points at beside the write's own bytes.
@@ -452,15 +461,27 @@ impl Plane for UringPlane {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    fn may_sleep(&mut self) -> bool {
-        if self.failure.is_some() || self.has_work() {
+    fn may_sleep(&mut self, listens: bool) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        if !listens {
+            return self.events.is_empty()
+                && self.unsubmitted.is_empty()
+                && self.ring.submission().is_empty()
+                && self.ring.completion().is_empty();
+        }
+        if self.has_work() {
             return false;
         }
         self.tells = true;
         self.ring.completion().enable_eventfd();
-        // What came in before the eventfd was told of nobody: only an enter finds it for certain.
-        let looked = self.enter();
-        self.failure = looked.err();
+        // What came in before the eventfd was on has told nobody. It has set the ring's flag, though: the kernel adds
+        // work, sets the flag, then looks whether the eventfd is on, and here it is on before the flag is looked at.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if !FLAG_IS_SET_BEFORE_EVENTFD_IS_READ {
+            self.failure = self.enter().err();
+        }
         self.failure.is_none() && !self.has_work()
     }
 

@@ -1,8 +1,9 @@
-//! The node's side of `ConnectNodeService.Deliver`: pushes come in, are encoded once, and cross to every shard in
-//! one batch a message; the shards' reports go back as outcomes.
+//! The node's side of `ConnectNodeService.Deliver`: pushes come in, are encoded once, and cross to the shards that may
+//! have a member, each in one batch a message; the shards' reports go back as outcomes.
 //!
 //! Owns: the checks on what a push manager sends, and the tasks that read its streams. Must not: wait for a shard,
-//! or let a bad push end a stream. Talks to: `bridge` (the lanes), `open_deliveries` (what is open).
+//! or let a bad push end a stream. Talks to: `bridge` (the lanes), `interest` (which shards), `open_deliveries`
+//! (what is open).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::bridge::{ToShard, ToShardLane};
 use crate::clock::Clock;
+use crate::interest::{Interest, ShardSet};
 use crate::metrics::BridgeMetrics;
 use crate::open_deliveries::{OpenDeliveries, StreamId};
 
@@ -53,6 +55,8 @@ pub(crate) struct IntakeParts {
     pub(crate) max_payload_bytes: usize,
     /// The lanes to all shards.
     pub(crate) shards: Vec<Arc<ToShardLane>>,
+    /// Which of them a push goes to.
+    pub(crate) interest: Interest,
     /// The clock that the shards go by, too.
     pub(crate) clock: Clock,
     /// Where it counts.
@@ -71,8 +75,7 @@ pub(crate) struct PushIntake {
 impl PushIntake {
     /// An intake without streams.
     pub(crate) fn new(parts: IntakeParts) -> Self {
-        let open = OpenDeliveries::new(parts.shards.len());
-        Self { parts: Arc::new(parts), open: Arc::new(Mutex::new(open)), gone: Arc::default() }
+        Self { parts: Arc::new(parts), open: Arc::default(), gone: Arc::default() }
     }
 
     /// Takes in the reports of one wake-up of a shard.
@@ -147,12 +150,15 @@ impl PushIntake {
         std::future::poll_fn(|context| self.open().poll_may_read(stream, context)).await
     }
 
-    /// Hands one message's pushes to every shard, each shard one batch.
+    /// Hands one message's pushes to the shards that may have a member, each shard one batch. A shard that is not
+    /// asked has nobody.
     fn take(&self, stream: StreamId, request: DeliverRequest) -> Result<(), Status> {
         let received = Instant::now();
         let now_ms = self.parts.clock.monotonic_ms();
-        let mut deliveries = Vec::with_capacity(request.deliveries.len());
+        let mut batches: Vec<Vec<ToShard>> = Vec::new();
+        batches.resize_with(self.parts.shards.len(), Vec::new);
         {
+            let mut shards = ShardSet::default();
             let mut open = self.open();
             for wire in request.deliveries {
                 let wanted = wire.report_mode() == ReportMode::Full;
@@ -165,17 +171,28 @@ impl PushIntake {
                     continue;
                 };
                 self.parts.metrics.count_delivery(&target);
-                let number = if wanted { open.begin(stream, id, received) } else { open.number() };
+                self.parts.interest.shards_for(&target, &mut shards);
+                let mut asked = shards.iter();
+                let Some(first) = asked.next() else {
+                    if wanted {
+                        open.answer_empty(stream, id);
+                    }
+                    continue;
+                };
+                let id = if wanted { open.begin(stream, id, shards.len(), received) } else { open.number() };
                 let report_by_ms = wanted.then(|| now_ms + u64::from(deadline_ms));
-                deliveries.push(Delivery { id: number, target, exclude, frame, report_by_ms, shed: false });
+                let delivery = Delivery { id, target, exclude, frame, report_by_ms, shed: false };
+                for shard in asked {
+                    batches[shard].push(ToShard::Deliver(delivery.clone()));
+                }
+                batches[first].push(ToShard::Deliver(delivery));
             }
             self.show(&open);
         }
-        let Some((last, others)) = self.parts.shards.split_last() else { return Ok(()) };
-        for lane in others {
-            hand_over(lane, deliveries.iter().cloned())?;
+        for (lane, batch) in self.parts.shards.iter().zip(batches).filter(|(_, batch)| !batch.is_empty()) {
+            lane.push_batch(batch).map_err(|overrun| Status::resource_exhausted(overrun.to_string()))?;
         }
-        hand_over(last, deliveries.into_iter())
+        Ok(())
     }
 
     /// What a shard needs of a push; `None` where the push is not valid.
@@ -198,7 +215,11 @@ impl PushIntake {
             WireTarget::Broadcast(false) => return None,
         };
         // An excluded id that is no id is nobody's: it excludes nobody.
-        let exclude = wire.exclude_user_ids.iter().filter_map(|user| UserId::new(user).ok()).collect();
+        let exclude = match &wire.exclude_user_ids[..] {
+            // Shared by all, without an allocation.
+            [] => Arc::default(),
+            users => users.iter().filter_map(|user| UserId::new(user).ok()).collect(),
+        };
         let (room_id, user_id) = match &target {
             Target::Room(room) => (room.as_str(), ""),
             Target::User(user) => ("", user.as_str()),
@@ -229,11 +250,6 @@ fn kind(content: &MessageContent) -> MessageKind {
         pubsub::MessageType::Translation => MessageKind::Translation,
         pubsub::MessageType::System => MessageKind::System,
     }
-}
-
-fn hand_over(lane: &ToShardLane, deliveries: impl Iterator<Item = Delivery>) -> Result<(), Status> {
-    lane.push_batch(deliveries.map(ToShard::Deliver))
-        .map_err(|overrun| Status::resource_exhausted(overrun.to_string()))
 }
 
 #[tonic::async_trait]

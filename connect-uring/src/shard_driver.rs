@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use connect_core::{ControlEvent, JoinDecision, Now, Outputs, Shard, Write};
+use connect_core::{AcceptRefused, ControlEvent, JoinDecision, Now, Outputs, Shard, Write};
 
 use crate::acceptor::{Acceptor, refuse};
 use crate::bridge::{FromShard, ShardEnd};
@@ -32,6 +32,10 @@ const TURNS_PER_ACCEPT: u64 = 16;
 /// With more words than this waiting for the bridge, joins are answered 503 here.
 const BACKLOG_OF_JOINS: usize = 4096;
 
+/// After a turn in which clients sent pongs and nothing else, sockets are not listened to for so many milliseconds:
+/// the next pongs share one wake-up. A client that has something to say waits for so long at most; pushes do not.
+const DOZE_MS: u64 = 4;
+
 /// When the bridge's lane is full, it is tried again after so many milliseconds.
 const RETRY_BRIDGE_MS: u64 = 5;
 
@@ -50,6 +54,7 @@ pub(crate) struct ShardDriver {
     status: Arc<NodeStatus>,
     counters: DriverCounters,
     published_ms: u64,
+    doze_until_ms: u64,
 }
 
 impl ShardDriver {
@@ -75,6 +80,7 @@ impl ShardDriver {
             status,
             counters: DriverCounters::default(),
             published_ms: 0,
+            doze_until_ms: 0,
         }
     }
 
@@ -85,8 +91,13 @@ impl ShardDriver {
         self.counters.turns += 1;
         self.accept(now);
         self.intake.gather(now, &self.bridge.to_shard, &mut *self.plane)?;
+        let pongs_before = self.core.counters().pongs;
         while let Some(input) = self.intake.next(now, &mut *self.plane) {
             self.core.handle(now, input, &mut self.outputs);
+        }
+        let pongs = self.core.counters().pongs - pongs_before;
+        if self.intake.received_only().is_some_and(|received| received == pongs) {
+            self.doze_until_ms = now.monotonic_ms + DOZE_MS;
         }
         if self.core.next_deadline().is_some_and(|deadline| deadline <= now.monotonic_ms) {
             self.core.handle_deadline(now, &mut self.outputs);
@@ -109,7 +120,8 @@ impl ShardDriver {
             let Some(client) = acceptor.next(now.monotonic_ms) else { break };
             match self.core.accept(now, &mut self.outputs) {
                 Ok(session) => self.plane.register(session, client),
-                Err(_) => refuse(client),
+                Err(AcceptRefused::Full) => acceptor.leave_to_others(client, now.monotonic_ms),
+                Err(AcceptRefused::Draining) => refuse(client),
             }
         }
     }
@@ -131,6 +143,10 @@ impl ShardDriver {
         }
         self.backlog.extend(self.outputs.census.drain(..).map(FromShard::Census));
         self.backlog.extend(self.outputs.reports.drain(..).map(FromShard::Report));
+        // Behind the census: a mark says that all which came of the words before it has been told.
+        for _ in 0..std::mem::take(&mut self.intake.marks) {
+            self.backlog.push_back(FromShard::Mark);
+        }
         for session in self.outputs.writable.drain(..) {
             let mut write = Write::default();
             self.core.fill(session, &mut write);
@@ -177,18 +193,22 @@ impl ShardDriver {
         }
         let paused = self.acceptor.as_ref().and_then(|acceptor| acceptor.paused_until_ms(now_ms));
         let retry = (!self.backlog.is_empty()).then_some(now_ms + RETRY_BRIDGE_MS);
-        let deadline = [self.core.next_deadline(), paused, retry].into_iter().flatten().min();
+        let dozes = self.doze_until_ms > now_ms;
+        let doze = dozes.then_some(self.doze_until_ms);
+        let deadline = [self.core.next_deadline(), paused, retry, doze].into_iter().flatten().min();
         if deadline.is_some_and(|deadline| deadline <= now_ms)
-            || !self.plane.may_sleep()
+            || !self.plane.may_sleep(!dozes)
             || !self.bridge.to_shard.may_sleep()
         {
             return None;
         }
         self.counters.sleeps += 1;
+        self.counters.dozes += u64::from(dozes);
         self.publish(now);
         Some(Sleep {
             at_most_ms: deadline.map(|deadline| deadline - now_ms),
             accepts: self.acceptor.is_some() && paused.is_none(),
+            listens: !dozes,
         })
     }
 
@@ -254,4 +274,6 @@ pub(crate) struct Sleep {
     pub(crate) at_most_ms: Option<u64>,
     /// A client that connects ends it.
     pub(crate) accepts: bool,
+    /// What sockets tell ends it.
+    pub(crate) listens: bool,
 }

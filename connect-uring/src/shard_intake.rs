@@ -47,8 +47,13 @@ pub(crate) struct Intake {
     /// Sessions that had more to receive than their share.
     unread: Vec<SessionId>,
     scratch: Box<[u8]>,
+    /// What sockets told in this turn, and how many of that were receives of bytes.
+    told: u64,
+    received: u64,
     /// A controller is there to be asked for joins.
     pub(crate) controller_reachable: bool,
+    /// Marks of the bridge that were passed in this turn.
+    pub(crate) marks: u32,
     /// The drain has begun.
     pub(crate) draining: bool,
     /// The loop is to end.
@@ -68,7 +73,10 @@ impl Intake {
             receiving: None,
             unread: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            told: 0,
+            received: 0,
             controller_reachable: false,
+            marks: 0,
             draining: false,
             stopping: false,
         }
@@ -84,6 +92,7 @@ impl Intake {
         lane.drain_into(&mut self.inbox);
         self.inbox_until_ms = now.monotonic_ms + INBOX_MS_PER_TURN;
         debug_assert!(self.events.is_empty(), "a turn tells all events");
+        (self.told, self.received) = (0, 0);
         plane.poll(&mut self.events)?;
         self.events.extend(self.unread.drain(..).map(|session| PlaneEvent::Readable { session }));
         self.events.reverse();
@@ -98,6 +107,11 @@ impl Intake {
     /// Nothing is left to tell.
     pub(crate) fn is_empty(&self) -> bool {
         self.inbox.is_empty() && self.answers.is_empty() && self.unread.is_empty()
+    }
+
+    /// How many receives of bytes this turn had, where sockets told of nothing else.
+    pub(crate) fn received_only(&self) -> Option<u64> {
+        (self.told > 0 && self.told == self.received).then_some(self.received)
     }
 
     /// The next input of this turn.
@@ -124,6 +138,7 @@ impl Intake {
                     return self.change_rooms();
                 }
                 ToShard::ControllerReachable(reachable) => self.controller_reachable = reachable,
+                ToShard::Mark => self.marks += 1,
                 ToShard::Stop => self.stopping = true,
             }
         }
@@ -148,6 +163,7 @@ impl Intake {
             if let Some((session, left)) = self.receiving.take() {
                 match plane.receive(session, &mut self.scratch) {
                     Ok(received) => {
+                        self.told += 1;
                         if received.more && left > 1 {
                             self.receiving = Some((session, left - 1));
                         } else if received.more {
@@ -156,10 +172,15 @@ impl Intake {
                         break (session, received.bytes);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(_) => return Some(Input::Broken { session }),
+                    Err(_) => {
+                        self.told += 1;
+                        return Some(Input::Broken { session });
+                    }
                 }
             }
-            match self.events.pop()? {
+            let event = self.events.pop()?;
+            self.told += u64::from(!matches!(event, PlaneEvent::Readable { .. }));
+            match event {
                 PlaneEvent::Readable { session } => self.receiving = Some((session, RECEIVES_PER_TURN)),
                 PlaneEvent::Wrote { session, bytes, failed } => {
                     return Some(Input::Wrote { session, bytes, failed });
@@ -168,6 +189,7 @@ impl Intake {
                 PlaneEvent::Gone { session } => return Some(Input::Gone { session }),
             }
         };
+        self.received += u64::from(received > 0);
         Some(match received {
             0 => Input::ReceiveEnded { session },
             bytes => Input::Received { session, bytes: &self.scratch[..bytes] },

@@ -121,7 +121,7 @@ fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
     }
     match setup.driver {
         DriverChoice::Epoll => info!(shard = shard.0, "driver epoll: it was asked for"),
-        choice => match build_io_uring(shard) {
+        choice => match build_io_uring(shard, setup.limits.max_sessions) {
             Ok((runtime, plane)) => {
                 info!(shard = shard.0, "driver io_uring");
                 return drive(runtime, Box::new(plane), setup, ready);
@@ -145,13 +145,13 @@ fn run(setup: ShardSetup, ready: &Ready) -> Result<(), Failure> {
 type IoUringRuntime = Runtime<monoio::time::TimeDriver<IoUringDriver>>;
 
 /// Both rings, or why there are none.
-fn build_io_uring(shard: ShardId) -> Result<(IoUringRuntime, UringPlane), String> {
+fn build_io_uring(shard: ShardId, max_sessions: u32) -> Result<(IoUringRuntime, UringPlane), String> {
     if let Some(reason) = io_uring_unfit() {
         return Err(reason);
     }
     let runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(RUNTIME_ENTRIES).enable_timer().build();
     let runtime = runtime.map_err(|error| explain_refusal(&error))?;
-    let plane = UringPlane::new(shard, &mut |line| warn!(shard = shard.0, "{line}"));
+    let plane = UringPlane::new(shard, max_sessions, &mut |line| warn!(shard = shard.0, "{line}"));
     Ok((runtime, plane.map_err(|error| explain_refusal(&error))?))
 }
 
@@ -163,9 +163,10 @@ fn drive<D: monoio::Driver>(
 ) -> Result<(), Failure> {
     let ShardSetup { end, limits, listen, clock, status, .. } = setup;
     let kind = plane.driver();
-    let acceptor = Acceptor::bind(listen, limits.send_buffer_bytes as usize, plane.wants_nonblocking());
+    let (send_buffer, listening) = (limits.send_buffer_bytes as usize, Arc::clone(status.listening()));
+    let acceptor = Acceptor::bind(listen, send_buffer, plane.wants_nonblocking(), listening);
     let acceptor = acceptor.map_err(Failure::Start)?;
-    let listening = acceptor.address().map_err(Failure::Start)?;
+    let listening = acceptor.address();
     let core = Shard::new(end.id, limits, fastrand::u64(..));
     let mut driver = ShardDriver::new(core, plane, acceptor, end, clock, status);
     runtime.block_on(async {
@@ -204,7 +205,7 @@ async fn turn(driver: &mut ShardDriver, bed: &mut Bed) -> io::Result<()> {
     bed.clients = None;
     let until = Instant::now() + STOP_TIMEOUT;
     while !driver.finish_stop()? && Instant::now() < until {
-        bed.sleep(Sleep { at_most_ms: Some(10), accepts: false }).await;
+        bed.sleep(Sleep { at_most_ms: Some(10), accepts: false, listens: true }).await;
     }
     Ok(())
 }
@@ -242,7 +243,7 @@ impl Bed {
         }
         std::future::poll_fn(|cx| {
             let by_bridge = self.bridge.poll(cx);
-            let by_plane = self.plane.poll(cx);
+            let by_plane = sleep.listens && self.plane.poll(cx);
             let by_clients = sleep.accepts && self.clients.as_mut().is_some_and(|clients| clients.poll(cx));
             let in_time = sleep.at_most_ms.is_some() && self.timer.as_mut().poll(cx).is_ready();
             if by_bridge || by_plane || by_clients || in_time {

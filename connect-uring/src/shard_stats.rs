@@ -32,6 +32,8 @@ pub(crate) struct DriverCounters {
     pub(crate) turns: u64,
     /// Times that the loop slept.
     pub(crate) sleeps: u64,
+    /// Of these: times that it let clients wait, because they only sent pongs.
+    pub(crate) dozes: u64,
     /// Accepts that failed for want of descriptors or memory.
     pub(crate) accept_errors: u64,
     /// Joins answered 503 here: no controller, or the bridge is behind.
@@ -95,6 +97,7 @@ impl ShardFigures {
             messages,
             commands,
             pings,
+            pongs,
             joins_asked,
             pushes,
             members,
@@ -110,7 +113,7 @@ impl ShardFigures {
         } = core;
         let gauges = [connections, joined, echoing, users, rooms, open_deliveries];
         let clients = [accepted, refused_full, refused_draining, refused_otherwise, bytes_read, messages];
-        let pushed = [commands, pings, joins_asked, pushes, members, written, late_written];
+        let pushed = [commands, pings, pongs, joins_asked, pushes, members, written, late_written];
         let out = [frames_written, bytes_written, writes, coalesced_frames, stale];
         gauges.into_iter().chain(clients).chain(pushed).chain(out).for_each(&mut visit);
         refused.iter_mut().chain(closes).chain(dropped).chain(late_dropped).for_each(&mut visit);
@@ -127,8 +130,8 @@ impl ShardFigures {
         let io =
             [sockets, writes_in_flight, receives, sends, enters, polls_rearmed, completion_overflows, stale];
         io.into_iter().for_each(&mut visit);
-        let DriverCounters { turns, sleeps, accept_errors, joins_unavailable, backlog } = driver;
-        [turns, sleeps, accept_errors, joins_unavailable, backlog].into_iter().for_each(visit);
+        let DriverCounters { turns, sleeps, dozes, accept_errors, joins_unavailable, backlog } = driver;
+        [turns, sleeps, dozes, accept_errors, joins_unavailable, backlog].into_iter().for_each(visit);
     }
 }
 

@@ -125,9 +125,11 @@ impl Registry {
             if state.presence.sessions_of(user).next().is_none() {
                 return Err(refusal::user_offline(user.as_str()));
             }
-            let member = state.presence.room(room).and_then(|room| room.members.get(user));
-            let Some(member) = member else { return Ok(Vec::new()) };
-            let by_link = state.by_link(&member.sessions.clone())?;
+            let sessions: Vec<SessionRef> = state.presence.sessions_in(room, user).collect();
+            if sessions.is_empty() {
+                return Ok(Vec::new());
+            }
+            let by_link = state.by_link(&sessions)?;
             Ok(state.command(by_link, room, |_| Kind::Remove, now))
         })?;
         let (done, lost) = gather(replies).await;

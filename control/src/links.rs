@@ -191,7 +191,7 @@ impl Registry {
         }
         match state.presence.join(at, arrival, &room, max_users, now) {
             Seat::Taken => {
-                self.metrics.joined("accepted");
+                self.metrics.join_accepted();
                 state.accept(at, session, since);
             }
             Seat::Full => self.refuse(state, at, session, probe, JoinDecision::RoomFull, "room full"),

@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
     sessions: IntGauge,
     nodes: IntGaugeVec,
     joins: IntCounterVec,
+    /// One of `joins`: there are many of these.
+    joins_accepted: IntCounter,
     confirm_seconds: Histogram,
     feed_number: IntGauge,
     followers: IntGauge,
@@ -62,6 +64,7 @@ impl Metrics {
             "join_confirm_seconds",
             "From a join's arrival to its confirmation, the wait for all push managers included.",
         );
+        let joins = counter("joins_total", "Joins by what was decided.", &["decision"])?;
         let metrics = Self {
             rooms: gauge("rooms", "Rooms that have members.")?,
             rooms_stored: gauge("rooms_stored", "Rooms in the store, empty ones too.")?,
@@ -71,7 +74,8 @@ impl Metrics {
                 &registry,
                 IntGaugeVec::new(Opts::new("nodes", "Connect nodes by state."), &["state"])?,
             )?,
-            joins: counter("joins_total", "Joins by what was decided.", &["decision"])?,
+            joins_accepted: joins.with_label_values(&["accepted"]),
+            joins,
             confirm_seconds: register(&registry, Histogram::with_opts(confirm.buckets(EDGES.to_vec()))?)?,
             feed_number: gauge("feed_number", "Number of the route feed's last step.")?,
             followers: gauge("feed_followers", "Push managers that follow the route feed.")?,
@@ -102,6 +106,11 @@ impl Metrics {
     /// A join was decided.
     pub(crate) fn joined(&self, decision: &str) {
         self.joins.with_label_values(&[decision]).inc();
+    }
+
+    /// A join was accepted.
+    pub(crate) fn join_accepted(&self) {
+        self.joins_accepted.inc();
     }
 
     /// A join was confirmed, this long after it came.

@@ -8,22 +8,27 @@
 //! [`LinkRef`] on which it arrived, so that a late word of a former incarnation, or of a link that was replaced,
 //! finds nothing to change.
 
+mod changes;
 mod index;
+mod membership;
 #[cfg(test)]
 mod model;
+mod slab;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 
-use ahash::{AHashMap, AHashSet};
-use ringcast_proto::pubsub::{NodeRoute, NodeState, RoomRoute, UserRoute};
+use ahash::{AHashMap, RandomState};
+use hashbrown::HashTable;
+use ringcast_proto::pubsub::{NodeRoute, NodeState};
 use ringcast_proto::{NodeId, RoomId, SessionId, UserId};
 
-pub(crate) use index::{Member, NodeKey, Room, SessionRef};
-use index::{User, insert_sorted, remove_sorted};
+pub(crate) use index::{Member, NodeKey, Room, Session, SessionRef};
+use index::{SessionKey, User};
+use slab::{Named, Slab};
 
-use crate::routes::Routes;
+use changes::Changes;
 
 /// The time, as the caller tells it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,9 +71,28 @@ pub(crate) struct Node {
     draining: bool,
     link: Option<u64>,
     lost_at_ms: u64,
-    sessions: AHashMap<SessionId, Session>,
-    /// The sessions that the snapshot under way has named.
-    seen: Option<AHashSet<SessionId>>,
+    /// Its sessions by their ids.
+    sessions: HashTable<u32>,
+    /// The sessions that the snapshot under way has named, a bit for each place.
+    seen: Option<Seen>,
+}
+
+/// A set of places.
+#[derive(Debug, Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    fn insert(&mut self, place: u32) {
+        let word = place as usize / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (place % 64);
+    }
+
+    fn contains(&self, place: u32) -> bool {
+        self.0.get(place as usize / 64).is_some_and(|word| word >> (place % 64) & 1 == 1)
+    }
 }
 
 impl Node {
@@ -79,11 +103,6 @@ impl Node {
             (_, true) => NodeState::Draining,
             _ => NodeState::Ready,
         }
-    }
-
-    /// A session, where it is live.
-    pub(crate) fn session(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.get(&id)
     }
 }
 
@@ -96,17 +115,6 @@ pub(crate) struct Arrival {
     pub(crate) metadata: HashMap<String, String>,
     /// In seconds since the Unix epoch.
     pub(crate) connected_at: i64,
-}
-
-/// A live session.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) user: UserId,
-    pub(crate) user_name: String,
-    pub(crate) metadata: HashMap<String, String>,
-    pub(crate) rooms: Vec<RoomId>,
-    pub(crate) connected_at: i64,
-    sequence: u64,
 }
 
 /// Why a node is not registered.
@@ -147,14 +155,14 @@ pub(crate) struct Figures {
 pub(crate) struct Presence {
     nodes: AHashMap<NodeKey, Node>,
     by_id: AHashMap<NodeId, NodeKey>,
-    rooms: AHashMap<RoomId, Room>,
-    users: AHashMap<UserId, User>,
-    sessions: usize,
+    sessions: Slab<Session>,
+    users: Named<User>,
+    rooms: Named<Room>,
+    hasher: RandomState,
+    figures: Figures,
     next_key: u32,
     next_sequence: u64,
-    dirty_nodes: Vec<NodeRoute>,
-    dirty_rooms: AHashSet<(RoomId, NodeKey)>,
-    dirty_users: AHashSet<(UserId, NodeKey)>,
+    changes: Changes,
     emptied: Vec<RoomId>,
 }
 
@@ -177,16 +185,16 @@ impl Presence {
                 return Err(if live { RegisterRefusal::Live } else { RegisterRefusal::Former });
             }
             if node.card.grpc_address != card.grpc_address {
-                self.dirty_nodes.push(route_of(&card, false));
+                self.changes.nodes.push(route_of(&card, false));
             }
             node.card = card;
             node.link = Some(generation);
-            node.seen = Some(AHashSet::new());
+            node.seen = Some(Seen::default());
             return Ok(LinkRef { node: key, generation });
         }
         let key = NodeKey(self.next_key);
         self.next_key += 1;
-        self.dirty_nodes.push(route_of(&card, false));
+        self.changes.nodes.push(route_of(&card, false));
         self.by_id.insert(card.id.clone(), key);
         let node = Node {
             card,
@@ -195,8 +203,8 @@ impl Presence {
             draining: false,
             link: Some(generation),
             lost_at_ms: 0,
-            sessions: AHashMap::new(),
-            seen: Some(AHashSet::new()),
+            sessions: HashTable::new(),
+            seen: Some(Seen::default()),
         };
         self.nodes.insert(key, node);
         Ok(LinkRef { node: key, generation })
@@ -239,9 +247,9 @@ impl Presence {
     pub(crate) fn remove_node(&mut self, key: NodeKey) -> Option<NodeCard> {
         let node = self.nodes.remove(&key)?;
         self.by_id.remove(&node.card.id);
-        self.dirty_nodes.push(route_of(&node.card, true));
-        for (id, session) in node.sessions {
-            self.detach(key, id, session);
+        self.changes.nodes.push(route_of(&node.card, true));
+        for place in node.sessions {
+            self.detach(SessionKey(place));
         }
         Some(node.card)
     }
@@ -260,25 +268,15 @@ impl Presence {
         now: Now,
     ) -> bool {
         for (arrival, rooms) in sessions {
-            let Some(node) = self.linked(at) else { return false };
-            let Some(seen) = node.seen.as_mut() else { return false };
-            seen.insert(arrival.session);
-            let id = arrival.session;
-            let known = node.sessions.get(&id).map(|session| (session.user.clone(), session.rooms.clone()));
-            match known {
-                Some((user, held)) if user == arrival.user => {
-                    for room in held.iter().filter(|room| !rooms.contains(room)) {
-                        self.remove_room(at.node, id, room);
-                    }
-                }
-                Some(_) => {
-                    self.end_session(at.node, id);
-                    self.attach(at.node, arrival);
-                }
-                None => self.attach(at.node, arrival),
+            if self.linked(at).is_none_or(|node| node.seen.is_none()) {
+                return false;
+            }
+            let key = self.take_in(at.node, arrival, &rooms);
+            if let Some(seen) = self.linked(at).and_then(|node| node.seen.as_mut()) {
+                seen.insert(key.0);
             }
             for room in &rooms {
-                self.add_room(at.node, id, room, now);
+                self.enter(key, room, now);
             }
         }
         let Some(node) = self.linked(at) else { return false };
@@ -286,11 +284,25 @@ impl Presence {
             return false;
         }
         let seen = node.seen.take().unwrap_or_default();
-        let left: Vec<SessionId> = node.sessions.keys().filter(|id| !seen.contains(id)).copied().collect();
-        for id in left {
-            self.end_session(at.node, id);
+        let left: Vec<u32> = node.sessions.iter().copied().filter(|place| !seen.contains(*place)).collect();
+        for place in left {
+            self.end_session(at.node, SessionKey(place));
         }
         true
+    }
+
+    /// The session of an arrival, without the rooms that it holds and that are not named.
+    fn take_in(&mut self, node: NodeKey, arrival: Arrival, rooms: &[RoomId]) -> SessionKey {
+        let Some(key) = self.find(node, arrival.session) else { return self.attach(node, arrival) };
+        if !self.is_of(key, &arrival.user) {
+            self.end_session(node, key);
+            return self.attach(node, arrival);
+        }
+        let left: Vec<RoomId> = self.rooms_of(key).filter(|room| !rooms.contains(*room)).cloned().collect();
+        for room in left {
+            self.exit(key, &room);
+        }
+        key
     }
 
     /// Whether the link's snapshot is complete, so that events may follow.
@@ -300,7 +312,7 @@ impl Presence {
 
     /// Whether a user would get a seat: the room has one left, or he is in it already.
     pub(crate) fn has_seat(&self, room: &RoomId, user: &UserId, max_users: u32) -> bool {
-        let Some(room) = self.rooms.get(room) else { return true };
+        let Some(room) = self.room(room) else { return true };
         max_users == 0 || room.members.len() < max_users as usize || room.members.contains_key(user)
     }
 
@@ -316,141 +328,24 @@ impl Presence {
         if !self.is_current(at) {
             return Seat::Stale;
         }
-        let id = arrival.session;
-        let known = self.nodes[&at.node].sessions.get(&id);
-        if known.is_some_and(|session| session.user != arrival.user) {
+        let known = self.find(at.node, arrival.session);
+        if known.is_some_and(|key| !self.is_of(key, &arrival.user)) {
             return Seat::Conflict;
         }
-        let known = known.is_some();
         if !self.has_seat(room, &arrival.user, max_users) {
             return Seat::Full;
         }
-        if !known {
-            self.attach(at.node, arrival);
-        }
-        self.add_room(at.node, id, room, now);
+        let key = known.unwrap_or_else(|| self.attach(at.node, arrival));
+        self.enter(key, room, now);
         Seat::Taken
     }
 
     /// A session has ended.
     pub(crate) fn end(&mut self, at: LinkRef, id: SessionId) {
-        if self.is_current(at) {
-            self.end_session(at.node, id);
-        }
-    }
-
-    fn end_session(&mut self, key: NodeKey, id: SessionId) {
-        let Some(session) = self.nodes.get_mut(&key).and_then(|node| node.sessions.remove(&id)) else {
-            return;
-        };
-        self.detach(key, id, session);
-    }
-}
-
-/// Rooms of live sessions.
-impl Presence {
-    /// Takes one seat for the user of these sessions and adds the room to them all; `None` where the room is
-    /// full. Returns the sessions that were not in the room before.
-    pub(crate) fn take_seat(
-        &mut self,
-        user: &UserId,
-        sessions: &[SessionRef],
-        room: &RoomId,
-        max_users: u32,
-        now: Now,
-    ) -> Option<Vec<SessionRef>> {
-        if !self.has_seat(room, user, max_users) {
-            return None;
-        }
-        let added = sessions.iter().filter(|at| self.add_room(at.node, at.session, room, now));
-        Some(added.copied().collect())
-    }
-
-    /// Adds a room to a live session. Returns whether that changed anything.
-    pub(crate) fn add_room(&mut self, key: NodeKey, id: SessionId, room: &RoomId, now: Now) -> bool {
-        let Some(session) = self.nodes.get_mut(&key).and_then(|node| node.sessions.get_mut(&id)) else {
-            return false;
-        };
-        if session.rooms.contains(room) {
-            return false;
-        }
-        // One allocation of the id for all who hold it.
-        let room = self.rooms.get_key_value(room).map_or(room, |(shared, _)| shared).clone();
-        session.rooms.push(room.clone());
-        let at = SessionRef::new(session.connected_at, session.sequence, key, id);
-        let user = session.user.clone();
-        self.rooms.entry(room.clone()).or_default().add(user, at, now.unix_s);
-        self.dirty_rooms.insert((room, key));
-        true
-    }
-
-    /// Takes a room from a live session. Returns whether that changed anything.
-    pub(crate) fn remove_room(&mut self, key: NodeKey, id: SessionId, room: &RoomId) -> bool {
-        let Some(session) = self.nodes.get_mut(&key).and_then(|node| node.sessions.get_mut(&id)) else {
-            return false;
-        };
-        let Some(place) = session.rooms.iter().position(|held| held == room) else { return false };
-        let room = session.rooms.swap_remove(place);
-        let at = SessionRef::new(session.connected_at, session.sequence, key, id);
-        let user = session.user.clone();
-        self.leave(&room, &user, at);
-        true
-    }
-
-    fn leave(&mut self, room: &RoomId, user: &UserId, at: SessionRef) {
-        let Some(members) = self.rooms.get_mut(room) else { return };
-        members.remove(user, at);
-        if members.members.is_empty() {
-            self.rooms.remove(room);
-            self.emptied.push(room.clone());
-        }
-        if self.nodes.contains_key(&at.node) {
-            self.dirty_rooms.insert((room.clone(), at.node));
-        }
-    }
-
-    fn attach(&mut self, key: NodeKey, arrival: Arrival) {
-        let Arrival { session: id, user, user_name, metadata, connected_at } = arrival;
-        let user = self.users.get_key_value(&user).map_or(&user, |(shared, _)| shared).clone();
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        let at = SessionRef::new(connected_at, sequence, key, id);
-        let entry = self.users.entry(user.clone()).or_default();
-        insert_sorted(&mut entry.sessions, at);
-        entry.on_nodes.add(key);
-        self.dirty_users.insert((user.clone(), key));
-        let session = Session { user, user_name, metadata, rooms: Vec::new(), connected_at, sequence };
-        self.nodes.get_mut(&key).expect("the caller holds its link").sessions.insert(id, session);
-        self.sessions += 1;
-    }
-
-    /// Takes a session, already out of its node's table, out of its rooms and from its user.
-    fn detach(&mut self, key: NodeKey, id: SessionId, session: Session) {
-        let at = SessionRef::new(session.connected_at, session.sequence, key, id);
-        for room in &session.rooms {
-            self.leave(room, &session.user, at);
-        }
-        let user = self.users.get_mut(&session.user).expect("a session's user is known");
-        remove_sorted(&mut user.sessions, at);
-        user.on_nodes.remove(key);
-        if user.sessions.is_empty() {
-            self.users.remove(&session.user);
-        }
-        self.sessions -= 1;
-        if self.nodes.contains_key(&key) {
-            self.dirty_users.insert((session.user, key));
-        }
-    }
-
-    /// Gives a session another name and metadata, where they are not empty.
-    pub(crate) fn rename(&mut self, at: SessionRef, user_name: &str, metadata: &HashMap<String, String>) {
-        let session = self.nodes.get_mut(&at.node).and_then(|node| node.sessions.get_mut(&at.session));
-        let Some(session) = session else { return };
-        if !user_name.is_empty() {
-            user_name.clone_into(&mut session.user_name);
-        }
-        if !metadata.is_empty() {
-            session.metadata.clone_from(metadata);
+        if self.is_current(at)
+            && let Some(key) = self.find(at.node, id)
+        {
+            self.end_session(at.node, key);
         }
     }
 }
@@ -488,79 +383,69 @@ impl Presence {
 
     /// A room that has members.
     pub(crate) fn room(&self, id: &RoomId) -> Option<&Room> {
-        self.rooms.get(id)
+        self.room_named(id.as_str())
     }
 
     /// The same by the text of its id.
     pub(crate) fn room_named(&self, id: &str) -> Option<&Room> {
-        self.rooms.get(id)
+        self.rooms.get(self.rooms.find(id)?).filter(|room| !room.members.is_empty())
     }
 
     /// A user's live sessions, newest first.
     pub(crate) fn sessions_of(&self, user: &UserId) -> impl Iterator<Item = SessionRef> {
-        self.users.get(user).into_iter().flat_map(|user| user.sessions.iter().rev().copied())
+        let user = self.users.find(user.as_str()).and_then(|place| self.users.get(place));
+        let sessions = user.map_or(&[][..], |user| user.sessions.as_slice());
+        sessions.iter().rev().filter_map(|key| Some(self.sessions.get(key.0)?.reference()))
+    }
+
+    /// A user's live sessions in a room, newest first.
+    pub(crate) fn sessions_in(&self, room: &RoomId, user: &UserId) -> impl Iterator<Item = SessionRef> {
+        let room = self.rooms.find(room.as_str());
+        self.sessions_of(user).filter(move |at| {
+            let session = self.session(*at);
+            session.is_some_and(|session| session.rooms.as_slice().iter().any(|key| Some(key.0) == room))
+        })
     }
 
     /// A live session.
     pub(crate) fn session(&self, at: SessionRef) -> Option<&Session> {
-        self.nodes.get(&at.node)?.session(at.session)
+        self.sessions.get(self.find(at.node, at.session)?.0)
+    }
+
+    /// The rooms that a session is in.
+    pub(crate) fn rooms_in(&self, session: &Session) -> impl Iterator<Item = &RoomId> {
+        session.rooms.as_slice().iter().filter_map(|key| Some(&self.rooms.get(key.0)?.id))
     }
 
     /// Counts.
     pub(crate) fn figures(&self) -> Figures {
         let count = |state| self.nodes.values().filter(|node| node.state() == state).count();
         Figures {
-            rooms: self.rooms.len(),
-            users: self.users.len(),
-            sessions: self.sessions,
             ready: count(NodeState::Ready),
             draining: count(NodeState::Draining),
             lost: count(NodeState::Lost),
+            ..self.figures
         }
-    }
-
-    /// All routes, for a snapshot of the feed.
-    pub(crate) fn routes(&self) -> Routes {
-        let id = |key: NodeKey| self.nodes[&key].card.id.to_string();
-        let rooms = self.rooms.iter().flat_map(|(room, state)| {
-            state.on_nodes.iter().map(move |(key, sessions)| (room.to_string(), key, sessions))
-        });
-        let users = self.users.iter().flat_map(|(user, state)| {
-            state.on_nodes.iter().map(move |(key, sessions)| (user.to_string(), key, sessions))
-        });
-        Routes {
-            nodes: self.nodes.values().map(|node| route_of(&node.card, false)).collect(),
-            rooms: rooms
-                .map(|(room_id, key, sessions)| RoomRoute { room_id, node_id: id(key), sessions })
-                .collect(),
-            users: users
-                .map(|(user_id, key, sessions)| UserRoute { user_id, node_id: id(key), sessions })
-                .collect(),
-        }
-    }
-
-    /// The routes that changed since this was last asked, as they are now. A node that is gone stands for all
-    /// routes to it.
-    pub(crate) fn take_changes(&mut self) -> Routes {
-        let mut changes = Routes { nodes: std::mem::take(&mut self.dirty_nodes), ..Routes::default() };
-        for (room, key) in self.dirty_rooms.drain() {
-            let Some(node) = self.nodes.get(&key) else { continue };
-            let sessions = self.rooms.get(&room).map_or(0, |room| room.on_nodes.get(key));
-            let node_id = node.card.id.to_string();
-            changes.rooms.push(RoomRoute { room_id: room.to_string(), node_id, sessions });
-        }
-        for (user, key) in self.dirty_users.drain() {
-            let Some(node) = self.nodes.get(&key) else { continue };
-            let sessions = self.users.get(&user).map_or(0, |user| user.on_nodes.get(key));
-            let node_id = node.card.id.to_string();
-            changes.users.push(UserRoute { user_id: user.to_string(), node_id, sessions });
-        }
-        changes
     }
 
     /// The rooms whose last member has left since this was last asked; some may have members again.
     pub(crate) fn take_emptied(&mut self) -> Vec<RoomId> {
         std::mem::take(&mut self.emptied)
+    }
+
+    fn find(&self, node: NodeKey, id: SessionId) -> Option<SessionKey> {
+        let sessions = &self.sessions;
+        let same = |place: &u32| sessions.get(*place).is_some_and(|session| session.id == id);
+        self.nodes.get(&node)?.sessions.find(self.hasher.hash_one(id), same).copied().map(SessionKey)
+    }
+
+    fn is_of(&self, key: SessionKey, user: &UserId) -> bool {
+        let session = self.sessions.get(key.0);
+        session.and_then(|session| self.users.get(session.user.0)).is_some_and(|of| of.id == *user)
+    }
+
+    fn rooms_of(&self, key: SessionKey) -> impl Iterator<Item = &RoomId> {
+        self.sessions.get(key.0).into_iter().flat_map(|session| self.rooms_in(session))
     }
 }
 

@@ -181,7 +181,7 @@ impl Registry {
             self.note(Note::Drop(node));
         }
         // What came in so far is in the snapshots.
-        drop(state.presence.take_changes());
+        state.presence.drop_changes();
         for follower in state.feed.waiting() {
             state.feed.start(follower, state.presence.routes(), now.ms);
         }
@@ -215,6 +215,8 @@ impl Registry {
         if state.recovery.is_over() {
             let changes = state.presence.take_changes();
             state.feed.publish(changes, now.ms);
+        } else {
+            state.presence.drop_changes();
         }
     }
 

@@ -245,12 +245,12 @@ impl RoomService {
         let mut next = String::new();
         self.registry.read(|state| {
             let presence = &state.presence;
-            let Some(room) = presence.room(room) else { return };
-            info.user_count = user_count_of(room.members.len());
+            let Some(members) = presence.room(room).map(|room| &room.members) else { return };
+            info.user_count = user_count_of(members.len());
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let mut users = room.members.range::<UserId, _>((from, Bound::Unbounded));
-            info.users
-                .extend(users.by_ref().take(size as usize).map(|(id, user)| user_info(presence, id, user)));
+            let mut users = members.range::<UserId, _>((from, Bound::Unbounded));
+            let page = users.by_ref().take(size as usize);
+            info.users.extend(page.map(|(id, user)| user_info(presence, room, id, user)));
             if users.next().is_some() {
                 next = info.users.last().map(|user| user.user_id.clone()).unwrap_or_default();
             }
@@ -327,17 +327,17 @@ fn user_count(presence: &Presence, room: &RoomId) -> u32 {
     user_count_of(presence.room(room).map_or(0, |room| room.members.len()))
 }
 
-fn user_info(presence: &Presence, id: &UserId, member: &Member) -> UserInfo {
-    let newest = member.sessions.last();
-    let session = newest.and_then(|at| presence.session(*at));
+fn user_info(presence: &Presence, room: &RoomId, id: &UserId, member: &Member) -> UserInfo {
+    let newest = presence.sessions_in(room, id).next();
+    let session = newest.and_then(|at| presence.session(at));
     let node = newest.and_then(|at| presence.node(at.node));
     UserInfo {
         user_id: id.to_string(),
-        user_name: session.map(|session| session.user_name.clone()).unwrap_or_default(),
+        user_name: session.map(|session| session.user_name().to_owned()).unwrap_or_default(),
         node_id: node.map(|node| node.card.id.to_string()).unwrap_or_default(),
-        metadata: session.map(|session| session.metadata.clone()).unwrap_or_default(),
-        joined_at: member.joined_at,
-        sessions: user_count_of(member.sessions.len()),
+        metadata: session.map(|session| session.metadata()).unwrap_or_default(),
+        joined_at: member.joined_at(),
+        sessions: member.sessions,
     }
 }
 
@@ -348,7 +348,7 @@ fn user_sessions(presence: &Presence, user: &UserId) -> Vec<UserSession> {
             node_id: node.card.id.to_string(),
             node_address: node.card.grpc_address.clone(),
             session_id: at.session.as_u64(),
-            room_ids: session.rooms.iter().map(ToString::to_string).collect(),
+            room_ids: presence.rooms_in(session).map(ToString::to_string).collect(),
             connected_at: session.connected_at,
         })
     };

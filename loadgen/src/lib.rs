@@ -4,8 +4,8 @@
 //! Latency counts from the time at which a push was meant to leave, never from when it left, so that a stall of
 //! the system, or of the generator, cannot hide itself.
 //!
-//! Owns: simulated clients, the payload that carries their evidence, the tallies. Must not: share a counter with
-//! the system that it judges. Talks to: a node's WebSocket port and a push manager's gRPC port.
+//! Owns: simulated clients, the payload that carries their evidence, the tallies, the verdict. Must not: share a
+//! counter with the system that it judges. Talks to: a node's WebSocket port and a push manager's gRPC port.
 //!
 //! # From outside
 //!
@@ -39,7 +39,7 @@
 //! | a publisher | `schedule`, `press` (the thread), `books` (what is in flight), `lane` with `lane_grpc`, `lane_deliver`, `lane_socket` |
 //! | evidence | `payload` (the stamp), `streams` (who may get what), `spans` (first and last receiver), `judgement` (what had to come) |
 //! | a run | `scenario`, `scenario_source`, `system`, `run` with `run_loads`, `run_clients`, `run_actions`, `timeline`, `probe`, `scrape`, `machine` |
-//! | what it says | `correctness`, `validity`, `run_result`, `result` |
+//! | what it says | `correctness`, `validity`, `run_result`, `result`; then `objective`, `verdict`, `text`, `html`, `compare` and what they use |
 
 mod books;
 mod clock;
@@ -81,6 +81,23 @@ mod tally;
 mod timeline;
 mod validity;
 mod worker;
+
+// What becomes of a result.
+pub mod compare;
+mod figures;
+pub mod html;
+pub mod kept;
+pub mod live;
+pub mod objective;
+mod plot;
+pub mod profile;
+mod quantity;
+pub mod repeat;
+#[cfg(test)]
+mod sample;
+pub mod schema;
+pub mod text;
+pub mod verdict;
 
 pub use clock::monotonic_ns;
 pub use descriptors::raise_open_files;

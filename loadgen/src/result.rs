@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The version of this form. It grows by new fields only; a changed meaning is a new version.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// One run.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct RunResult {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -57,7 +58,7 @@ pub struct RunResult {
 }
 
 /// What was run.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct ScenarioEcho {
     /// Its name.
     pub name: String,
@@ -68,7 +69,7 @@ pub struct ScenarioEcho {
 }
 
 /// Where it ran.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Machine {
     /// Kernel release.
     pub kernel: String,
@@ -85,7 +86,7 @@ pub struct Machine {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// Every objective holds: exit code 0.
@@ -97,7 +98,7 @@ pub enum Verdict {
 }
 
 /// Why a run says nothing of the system.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Invalid {
     /// Which check failed: `generator-cpu`, `generator-lag`, `dropped-sends`, `no-samples`, ...
     pub check: String,
@@ -106,7 +107,7 @@ pub struct Invalid {
 }
 
 /// One objective and what became of it.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct ObjectiveResult {
     /// As it was asked for: `room_push(100) last-receiver p99 < 50 ms`.
     pub asked: String,
@@ -125,7 +126,7 @@ pub struct ObjectiveResult {
 }
 
 /// What became of the clients.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Connections {
     /// Clients that were asked for.
     pub asked: u64,
@@ -152,7 +153,7 @@ pub struct Connections {
 }
 
 /// What was asked for and what was achieved while it was measured.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Throughput {
     /// How long the measured part was, in seconds.
     pub measured_s: f64,
@@ -169,7 +170,7 @@ pub struct Throughput {
 }
 
 /// A distribution of latencies.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct LatencyScope {
     /// Which pushes: `room_push(100)`, `user_push`, `broadcast(1000)`, `join`, ...
     pub scope: String,
@@ -194,7 +195,7 @@ pub struct LatencyScope {
 }
 
 /// What was lost, doubled, out of order, and whether the reports told the truth.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Correctness {
     /// Pushes that left.
     pub published: u64,
@@ -221,7 +222,7 @@ pub struct Correctness {
 }
 
 /// Outcomes of pushes, in sessions, as the push manager reported them.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Receipts {
     /// Sessions in all.
     pub members: u64,
@@ -242,7 +243,7 @@ pub struct Receipts {
 }
 
 /// How evenly the load lay.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Fairness {
     /// By node.
     pub nodes: Vec<Share>,
@@ -251,7 +252,7 @@ pub struct Fairness {
 }
 
 /// The part of the load that one node or shard had.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Share {
     /// Its name.
     pub name: String,
@@ -264,7 +265,7 @@ pub struct Share {
 }
 
 /// A process of the system, from its own metrics or from `/proc`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct ProcessFigures {
     /// `controller`, `push-manager`, `connect-node`, `all-in-one` or a peer's name.
     pub role: String,
@@ -285,7 +286,7 @@ pub struct ProcessFigures {
 }
 
 /// The generator itself: what proves that it was not the limit.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct GeneratorFigures {
     /// Cores that it kept busy.
     pub cores: f64,
@@ -302,7 +303,7 @@ pub struct GeneratorFigures {
 }
 
 /// The run at one moment.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
 pub struct Moment {
     /// Seconds since the start.
     pub at_s: f64,

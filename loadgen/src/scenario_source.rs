@@ -41,11 +41,16 @@ impl Scenario {
 
     /// A built-in scenario, with overrides such as `stages.0.loads.0.rate=100`.
     pub fn builtin(name: &str, overrides: &[String]) -> anyhow::Result<Self> {
-        let text = BUILTIN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+        let text = Self::builtin_text(name);
         let names = || Self::names().join(", ");
         let text =
             text.with_context(|| format!("there is no scenario `{name}`; built in are {}", names()))?;
         Self::from_text(text, name, overrides)
+    }
+
+    /// The text of a built-in scenario.
+    pub fn builtin_text(name: &str) -> Option<&'static str> {
+        BUILTIN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
     }
 
     /// A scenario from a YAML file.
@@ -73,7 +78,7 @@ impl Scenario {
     }
 
     /// Its parameters by dotted path, as they were run.
-    pub(crate) fn parameters(&self) -> std::collections::BTreeMap<String, Value> {
+    pub fn parameters(&self) -> std::collections::BTreeMap<String, Value> {
         let mut flat = std::collections::BTreeMap::new();
         if let Ok(tree) = serde_json::to_value(self) {
             flatten(String::new(), tree, &mut flat);

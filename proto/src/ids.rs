@@ -26,8 +26,8 @@ pub enum IdError {
     ControlCharacter,
 }
 
-/// Checks a text against the rules for ids.
-fn check_id(text: &str) -> Result<(), IdError> {
+/// Checks a text against the rules for ids, without making one of it.
+pub fn check_id(text: &str) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
     }
@@ -43,10 +43,15 @@ fn check_text(text: &str, max: usize) -> Result<(), IdError> {
     if text.len() > max {
         return Err(IdError::TooLong(text.len(), max));
     }
-    if text.chars().any(char::is_control) {
+    if has_control_characters(text) {
         return Err(IdError::ControlCharacter);
     }
     Ok(())
+}
+
+/// Nearly all texts are ASCII, which needs no decoding.
+fn has_control_characters(text: &str) -> bool {
+    !text.bytes().all(|byte| (0x20..0x7F).contains(&byte)) && text.chars().any(char::is_control)
 }
 
 macro_rules! text_id {

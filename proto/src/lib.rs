@@ -11,7 +11,8 @@ pub use grpc_limits::{
     GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, limited_server,
 };
 pub use ids::{
-    IdError, MAX_ID_BYTES, MAX_USER_NAME_BYTES, NodeId, RoomId, SessionId, ShardId, UserId, check_user_name,
+    IdError, MAX_ID_BYTES, MAX_USER_NAME_BYTES, NodeId, RoomId, SessionId, ShardId, UserId, check_id,
+    check_user_name,
 };
 
 pub use reflection::reflection;

@@ -11,6 +11,9 @@ use ringcast_proto::pubsub::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+/// How many results are handed to a stream's caller together at most.
+pub(crate) const MAX_TOGETHER: usize = 64;
+
 use crate::request::{Refusal, Scope};
 
 /// What a push comes to.
@@ -21,23 +24,59 @@ pub(crate) type Answer = Result<Finished, Refusal>;
 pub(crate) enum Waiter {
     /// A call.
     Call(oneshot::Sender<Answer>),
-    /// A stream, under the caller's number. What is in flight on a stream is bounded, and so is the channel.
-    Stream(u64, mpsc::UnboundedSender<StreamedResult>),
+    /// A stream, under the caller's number.
+    Stream(u64, StreamResults),
 }
 
-impl Waiter {
-    /// Hands over the answer.
-    pub(crate) fn answer(self, answer: Answer) {
-        match self {
-            Self::Call(call) => drop(call.send(answer)),
-            Self::Stream(push_id, stream) => {
+/// Where the results of a stream go, some at a time, [`MAX_TOGETHER`] at most. What is in flight on a stream is
+/// bounded, and so is the channel.
+pub(crate) type StreamResults = mpsc::UnboundedSender<Vec<StreamedResult>>;
+
+/// Hands out answers. Those to one stream that follow one another are handed over together: a channel costs as much
+/// for one as for many.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    together: Option<(StreamResults, Vec<StreamedResult>)>,
+}
+
+impl Answers {
+    /// Hands over an answer, at the latest when this is dropped.
+    pub(crate) fn give(&mut self, waiter: Waiter, answer: Answer) {
+        match waiter {
+            Waiter::Call(call) => drop(call.send(answer)),
+            Waiter::Stream(push_id, stream) => {
                 let result = match answer {
                     Ok(finished) => finished.into_streamed(),
                     Err(refusal) => streamed_result::Result::Error(refusal.into_streamed()),
                 };
-                drop(stream.send(StreamedResult { push_id, result: Some(result) }));
+                self.gather(stream, StreamedResult { push_id, result: Some(result) });
             }
         }
+    }
+
+    fn gather(&mut self, stream: StreamResults, result: StreamedResult) {
+        match &mut self.together {
+            Some((same, results)) if results.len() < MAX_TOGETHER && same.same_channel(&stream) => {
+                results.push(result);
+            }
+            _ => {
+                self.hand_over();
+                self.together = Some((stream, vec![result]));
+            }
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if let Some((stream, results)) = self.together.take() {
+            // The caller may be gone.
+            let _ = stream.send(results);
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.hand_over();
     }
 }
 

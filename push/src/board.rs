@@ -150,7 +150,8 @@ impl Board {
     }
 
     /// Accepts a push: routes it, puts it into the queues of its nodes, keeps it open until all is known. Where
-    /// it is answered at once, the answer is added to `due`. Whether its deadline is now the earliest of all.
+    /// it is answered at once, the answer is added to `due`. Whether its deadline is before the one that
+    /// the timer is set for.
     pub(crate) fn accept(&mut self, now: Instant, push: Arc<Push>, waiter: Waiter, due: &mut Due) -> bool {
         if let Some(refusal) = self.refusal() {
             due.push((waiter, Err(refusal)));

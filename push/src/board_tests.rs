@@ -12,7 +12,7 @@ use ringcast_proto::pubsub::{
 };
 use tokio::sync::oneshot;
 
-use crate::answer::{Answer, Finished, Waiter};
+use crate::answer::{Answer, Answers, Finished, Waiter};
 use crate::board::{Batch, Board, Due, LinkStream, NewLink};
 use crate::receipts::OpenPush;
 use crate::request::Push;
@@ -28,6 +28,8 @@ struct World {
     random: fastrand::Rng,
     board: Board,
     now: Instant,
+    /// When the deadline task would wake up.
+    timer: Option<Instant>,
     number: u64,
     incarnations: [u64; NODES],
     links: Vec<NewLink>,
@@ -49,6 +51,7 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             board: Board::new(now),
             now,
+            timer: None,
             number: 1,
             incarnations: [1; NODES],
             links: Vec::new(),
@@ -103,10 +106,12 @@ impl World {
         };
         let (sender, receiver) = oneshot::channel();
         let mut due = Due::new();
-        self.board.accept(self.now, Arc::new(push), Waiter::Call(sender), &mut due);
+        if self.board.accept(self.now, Arc::new(push), Waiter::Call(sender), &mut due) {
+            self.timer = self.board.open.set_timer();
+        }
         self.waiting.insert(message_id, (self.now + deadline, receiver));
         for (waiter, answer) in due {
-            waiter.answer(answer);
+            Answers::default().give(waiter, answer);
         }
         self.collect();
     }
@@ -114,7 +119,7 @@ impl World {
     fn finish(&mut self, ended: Vec<OpenPush>) {
         for push in ended {
             let (waiter, finished) = push.finish(self.now);
-            waiter.answer(Ok(finished));
+            Answers::default().give(waiter, Ok(finished));
         }
         self.collect();
     }
@@ -234,7 +239,10 @@ impl World {
     fn pass_time(&mut self) {
         self.now += Duration::from_micros(self.random.u64(..15_000));
         let mut ended = Vec::new();
-        self.board.open.expire(self.now, &mut ended);
+        if self.timer.is_some_and(|timer| timer <= self.now) {
+            self.board.open.expire(self.now, &mut ended);
+            self.timer = self.board.open.set_timer();
+        }
         if !ended.is_empty() {
             self.hit("deadline");
         }

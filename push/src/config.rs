@@ -10,6 +10,9 @@ use settings::SettingError;
 /// The bounds of `push_payload_bytes`: larger payloads would not fit beside others into a message to a node.
 const PAYLOAD_BYTES: std::ops::RangeInclusive<u32> = 1..=8 * 1024 * 1024;
 
+/// The bounds of `threads`.
+const THREADS: std::ops::RangeInclusive<u16> = 1..=256;
+
 /// Push messages to rooms, users and everyone over the connect nodes.
 #[derive(Debug, Clone, Default, clap::Parser)]
 #[command(name = "push", version, about = "The Ringcast push manager")]
@@ -37,6 +40,9 @@ pub struct Args {
     /// The largest payload of a push, in bytes [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     pub push_payload_bytes: Option<u32>,
+    /// Threads [default: one for every two cores]
+    #[arg(long, env = "THREADS", value_name = "NUMBER")]
+    pub threads: Option<u16>,
     /// What every service takes.
     #[command(flatten)]
     pub common: settings::CommonArgs,
@@ -58,6 +64,9 @@ pub struct Settings {
     /// The largest payload, in bytes, 1 to 8 MiB. Too small refuses pushes; too large lets few of them fill the
     /// queues of slow nodes and clients.
     pub push_payload_bytes: usize,
+    /// How many threads serve, as a process of its own. With one nothing is handed from thread to thread, which
+    /// is the cheapest for each push. Too few: pushes wait for a core. Too many: each push costs more, for wake-ups.
+    pub threads: u16,
     /// Whether /metrics tells of the process, too: by one service in a process.
     pub process_metrics: bool,
 }
@@ -71,6 +80,7 @@ impl Default for Settings {
             metrics_port: 9094,
             controller_address: "localhost:50051".into(),
             push_payload_bytes: 1024 * 1024,
+            threads: default_threads(),
             process_metrics: true,
         }
     }
@@ -90,6 +100,11 @@ impl Settings {
             let remedy = format!("give {} to {}", PAYLOAD_BYTES.start(), PAYLOAD_BYTES.end());
             return Err(SettingError::new("push.push_payload_bytes", bytes, remedy));
         }
+        let threads = args.threads.or(file.threads).unwrap_or(defaults.threads);
+        if !THREADS.contains(&threads) {
+            let remedy = format!("give {} to {}", THREADS.start(), THREADS.end());
+            return Err(SettingError::new("push.threads", threads, remedy));
+        }
         Ok(Self {
             manager_id,
             bind: args.bind.or(file.bind).unwrap_or(defaults.bind),
@@ -100,9 +115,16 @@ impl Settings {
                 .or(file.controller_address.clone())
                 .unwrap_or(defaults.controller_address),
             push_payload_bytes: payload.map_or(defaults.push_payload_bytes, |bytes| bytes as usize),
+            threads,
             process_metrics: true,
         })
     }
+}
+
+/// One for every two cores: nodes, or the other services, need the rest.
+fn default_threads() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores / 2).unwrap_or(u16::MAX).clamp(*THREADS.start(), *THREADS.end())
 }
 
 #[cfg(test)]
@@ -135,5 +157,7 @@ mod tests {
         assert!(refused(long).starts_with("MANAGER_ID = xxx"));
         let none = Args { push_payload_bytes: Some(0), ..Default::default() };
         assert_eq!(refused(none), "push.push_payload_bytes = 0: give 1 to 8388608");
+        let none = Args { threads: Some(0), ..Default::default() };
+        assert_eq!(refused(none), "push.threads = 0: give 1 to 256");
     }
 }

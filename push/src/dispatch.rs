@@ -18,7 +18,7 @@ use ringcast_proto::pubsub::{DeliveryOutcome, NodeRoute, ReportMode, RoomRoute, 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::Waiter;
+use crate::answer::{Answers, Waiter};
 use crate::board::{Batch, Board, Due, Figures, LinkStream, NewLink};
 use crate::metrics::Metrics;
 use crate::node_queue::Queued;
@@ -165,7 +165,7 @@ impl Dispatch {
     /// Ends pushes at their deadlines, until stopped.
     pub(crate) async fn run_deadlines(&self, stop: CancellationToken) {
         loop {
-            let next = self.lock().open.next_deadline();
+            let next = self.lock().open.set_timer();
             let come = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -200,6 +200,7 @@ impl Dispatch {
     }
 
     fn answer(&self, due: impl IntoIterator<Item = (Waiter, crate::answer::Answer)>) {
+        let mut answers = Answers::default();
         for (waiter, answer) in due {
             match &answer {
                 Ok(finished) => {
@@ -208,7 +209,7 @@ impl Dispatch {
                 }
                 Err(refusal) => self.metrics.refused(refusal),
             }
-            waiter.answer(answer);
+            answers.give(waiter, answer);
         }
     }
 

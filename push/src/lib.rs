@@ -13,6 +13,7 @@ mod board;
 mod board_tests;
 mod config;
 mod dispatch;
+mod front;
 mod metrics;
 mod node_link;
 mod node_queue;
@@ -36,12 +37,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 pub use crate::config::{Args, Settings};
 use crate::dispatch::Dispatch;
+use crate::front::Front;
 use crate::metrics::Metrics;
 use crate::node_link::NodeLinks;
 use crate::push_service::PushService;
@@ -125,13 +128,13 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let service = PushManagerServiceServer::new(PushService::new(intake))
         .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES);
-    let server = limited_server()
-        .add_service(service)
-        .add_service(health_service)
+    let others = Routes::new(health_service)
         .add_service(reflection(&[SERVICE]).build_v1()?)
         .add_service(reflection(&[SERVICE]).build_v1alpha()?);
+    let front = Front { push: service, others: others.prepare() };
     let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-    let serving = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+    let stopped = stop.clone().cancelled_owned();
+    let serving = tokio::spawn(limited_server().serve_with_incoming_shutdown(front, incoming, stopped));
     tracing::info!(grpc = %grpc_addr, metrics = %metrics_addr, "the push manager serves");
     Ok(Running { grpc_addr, metrics_addr, done: tokio::spawn(end(stop, serving, dispatch, over, tasks)) })
 }

@@ -3,6 +3,7 @@
 //! Owns: the order of boot: settings, logs, runtime, service, signals. Talks to: the library of this crate.
 
 use settings::{SettingError, exit_with, init_logs, parse_or_exit};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,13 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|error| exit_with(&error));
     common.end_if_checking();
     init_logs(common.log_format).unwrap_or_else(|error| exit_with(&error));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("push").build()?;
+    let runtime = match settings.threads {
+        1 => Builder::new_current_thread().enable_all().build()?,
+        threads => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(usize::from(threads)).thread_name("push").enable_all().build()?
+        }
+    };
     match runtime.block_on(run(settings)) {
         Err(error) => match error.downcast::<SettingError>() {
             Ok(error) => exit_with(&error),

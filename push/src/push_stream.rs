@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 
-use crate::answer::Waiter;
+use crate::answer::{Answers, MAX_TOGETHER, StreamResults, Waiter};
 use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
 use crate::request::{Checker, Push, Refusal};
@@ -74,7 +74,7 @@ impl Intake {
 struct Reader {
     intake: Intake,
     requests: Streaming<PushStreamRequest>,
-    results: mpsc::UnboundedSender<StreamedResult>,
+    results: StreamResults,
     /// A permit for each push that may yet come in flight; closed when nobody takes results any more.
     room: Arc<Semaphore>,
 }
@@ -100,6 +100,7 @@ impl Reader {
 
     fn accept(&self, pushes: impl Iterator<Item = StreamedPush>, left: &mut usize) {
         let mut good: SmallVec<[(Arc<Push>, Waiter); CHUNK]> = SmallVec::new();
+        let mut refused = Answers::default();
         for StreamedPush { push_id, push } in pushes {
             let waiter = Waiter::Stream(push_id, self.results.clone());
             let checked = match left.checked_sub(1) {
@@ -113,16 +114,17 @@ impl Reader {
                 Ok(push) => good.push((Arc::new(push), waiter)),
                 Err(refusal) => {
                     self.intake.metrics.refused(&refusal);
-                    waiter.answer(Err(refusal));
+                    refused.give(waiter, Err(refusal));
                 }
             }
         }
+        drop(refused);
         self.intake.dispatch.accept(good);
     }
 }
 
 struct Writer {
-    results: mpsc::UnboundedReceiver<StreamedResult>,
+    results: mpsc::UnboundedReceiver<Vec<StreamedResult>>,
     failed: Option<oneshot::Receiver<Status>>,
     room: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -131,10 +133,13 @@ struct Writer {
 impl Writer {
     /// The next results; at the end, once all are answered, what broke the reading side, if anything did.
     async fn next(&mut self) -> Option<Result<PushStreamResponse, Status>> {
-        let mut results = Vec::new();
-        let taken = self.results.recv_many(&mut results, MAX_RESULTS).await;
-        if taken > 0 {
-            self.room.add_permits(taken);
+        if let Some(mut results) = self.results.recv().await {
+            while results.len() <= MAX_RESULTS - MAX_TOGETHER
+                && let Ok(more) = self.results.try_recv()
+            {
+                results.extend(more);
+            }
+            self.room.add_permits(results.len());
             return Some(Ok(PushStreamResponse { results }));
         }
         self.failed.take()?.await.ok().map(Err)

@@ -7,9 +7,11 @@
 //! An id is the push's place in the order of acceptance (44 bits) above its slot in the table (20 bits): it
 //! increases, as the contract with the nodes asks, and a late answer finds its slot without a hash, or finds the
 //! slot used by a later push and changes nothing. Deadlines are gathered by the millisecond in one ordered map, for
-//! one timer; a push that was answered in time is left there until its millisecond comes.
+//! one timer. A millisecond whose pushes have all been answered leaves the map, so that the timer, which is set for
+//! the earliest deadline that was known when it was set, wakes nobody for a push that was answered in time.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -143,8 +145,21 @@ impl OpenPush {
 #[derive(Debug, Default)]
 struct Slot {
     id: u64,
+    /// The millisecond of its deadline.
+    due: u64,
     push: Option<OpenPush>,
 }
+
+/// The pushes that end at one millisecond.
+#[derive(Debug, Default)]
+struct DueThen {
+    ids: Vec<u64>,
+    /// How many of them are open.
+    open: usize,
+}
+
+/// The millisecond of a timer that is not set.
+const NEVER: u64 = u64::MAX;
 
 /// The open pushes.
 #[derive(Debug)]
@@ -153,14 +168,16 @@ pub(crate) struct OpenPushes {
     free: Vec<u32>,
     accepted: u64,
     start: Instant,
-    /// Millisecond since `start` → ids that end then.
-    due: BTreeMap<u64, Vec<u64>>,
+    /// Millisecond since `start` → pushes that end then.
+    due: BTreeMap<u64, DueThen>,
+    /// The millisecond that the timer is set for.
+    timer: u64,
 }
 
 impl OpenPushes {
     /// An empty table; no deadline lies before `start`.
     pub(crate) fn new(start: Instant) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), accepted: 0, start, due: BTreeMap::new() }
+        Self { slots: Vec::new(), free: Vec::new(), accepted: 0, start, due: BTreeMap::new(), timer: NEVER }
     }
 
     /// How many are open.
@@ -181,19 +198,20 @@ impl OpenPushes {
         self.accepted << SLOT_BITS | slot as u64
     }
 
-    /// Takes a push under the id that [`next_id`](Self::next_id) just gave; whether its deadline is now the
-    /// earliest.
+    /// Takes a push under the id that [`next_id`](Self::next_id) just gave; whether its deadline is before the one
+    /// that the timer is set for.
     pub(crate) fn open(&mut self, id: u64, push: OpenPush, deadline: Instant) -> bool {
         let slot = slot_of(id);
         match self.free.pop() {
             Some(free) => assert_eq!(free as usize, slot, "the slot was promised to this push"),
             None => self.slots.push(Slot::default()),
         }
-        self.slots[slot] = Slot { id, push: Some(push) };
-        let ms = self.millisecond(deadline);
-        let earliest = self.due.keys().next().is_none_or(|&first| ms < first);
-        self.due.entry(ms).or_default().push(id);
-        earliest
+        let due = self.millisecond(deadline);
+        self.slots[slot] = Slot { id, due, push: Some(push) };
+        let then = self.due.entry(due).or_default();
+        then.ids.push(id);
+        then.open += 1;
+        due < self.timer
     }
 
     /// A push is handed over to a node's stream now; false: it was answered already, do not send it.
@@ -249,9 +267,11 @@ impl OpenPushes {
         parts.into_iter().any(|part| part.link == link && part.state == PartState::Handed)
     }
 
-    /// When the earliest deadline is. It may be one of a push that has been answered.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.due.keys().next().map(|&ms| self.start + Duration::from_millis(ms))
+    /// What the timer is to be set for: the earliest deadline.
+    pub(crate) fn set_timer(&mut self) -> Option<Instant> {
+        let first = self.due.keys().next().copied();
+        self.timer = first.unwrap_or(NEVER);
+        first.map(|ms| self.start + Duration::from_millis(ms))
     }
 
     /// Ends the pushes whose deadline has come; they are added to `ended`.
@@ -260,7 +280,7 @@ impl OpenPushes {
         while let Some(first) = self.due.first_entry()
             && *first.key() <= now
         {
-            for id in first.remove() {
+            for id in first.remove().ids {
                 ended.extend(self.take(id));
             }
         }
@@ -283,8 +303,16 @@ impl OpenPushes {
 
     fn take(&mut self, id: u64) -> Option<OpenPush> {
         let slot = slot_of(id);
-        let push = self.slots.get_mut(slot).filter(|slot| slot.id == id)?.push.take()?;
+        let found = self.slots.get_mut(slot).filter(|slot| slot.id == id)?;
+        let push = found.push.take()?;
         self.free.push(slot as u32);
+        // Where its deadline has come, its millisecond is no longer there.
+        if let Entry::Occupied(mut then) = self.due.entry(found.due) {
+            then.get_mut().open -= 1;
+            if then.get().open == 0 {
+                then.remove();
+            }
+        }
         Some(push)
     }
 

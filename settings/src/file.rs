@@ -188,6 +188,8 @@ pub struct Push {
     pub controller_address: Option<String>,
     /// The largest payload of a push, in bytes.
     pub push_payload_bytes: Option<u32>,
+    /// How many threads it has.
+    pub threads: Option<u16>,
 }
 
 /// Reads the file that was named, else, where `implicit`, `./config.yaml` if there is one, else nothing.

@@ -14,6 +14,25 @@ pub fn rss_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// CPU that a process has used, user and system, in seconds.
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; utime and stime are the 12th and 13th field behind it.
+    let fields = stat.rsplit_once(')').context("no name in stat")?.1;
+    let ticks: Result<Vec<u64>, _> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect();
+    // SAFETY: sysconf takes no pointer.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Ok(ticks?.iter().sum::<u64>() as f64 / per_second as f64)
+}
+
+/// A line of /proc/meminfo, in bytes.
+pub fn memory(name: &str) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(name)).context("no such line")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no number in it")?.parse()?;
+    Ok(kib * 1024)
+}
+
 /// Open descriptors of each thread: threads may have tables of their own. Sorted by thread.
 pub fn descriptors_by_thread(pid: u32) -> anyhow::Result<Vec<(String, usize)>> {
     let mut threads = Vec::new();

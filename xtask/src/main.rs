@@ -1,7 +1,8 @@
 //! The developer's commands; `cargo xtask --help` lists them. CI calls the same ones.
 //!
-//! Owns: the order of steps. Must not: know how a step is done (`setup`, `suite`, `tidy`, `step`).
+//! Owns: the order of steps. Must not: know how a step is done (`setup`, `suite`, `tidy`, `scale`, `step`).
 
+mod scale;
 mod setup;
 mod step;
 mod suite;
@@ -41,6 +42,19 @@ enum Task {
     Ci,
     /// Check the rules of style that no compiler knows.
     Tidy,
+    /// Hold so many joined clients on one node of this machine, with pings, and tell what they cost. Raises what
+    /// the kernel allows for the time of the run; needs root for that.
+    Scale {
+        /// How many: 10000, 100k, 1M.
+        #[arg(value_parser = scale::parse_clients)]
+        clients: u64,
+        /// After how long without a word a client is pinged, in seconds.
+        #[arg(long, default_value_t = 25)]
+        ping_interval: u64,
+        /// For how long they are held, in seconds.
+        #[arg(long, default_value_t = 60)]
+        hold: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -66,6 +80,7 @@ fn run(task: Task, root: &Path) -> Result<ExitCode> {
             return suite::Suite::nightly().run(root);
         }
         Task::Ci => return ci(root),
+        Task::Scale { clients, ping_interval, hold } => scale::run(root, clients, ping_interval, hold)?,
         Task::Tidy => {
             let complaints = tidy::complaints(root)?;
             if !complaints.is_empty() {

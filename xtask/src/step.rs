@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,27 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The process group that Ctrl+C is handed on to; 0: none.
 static GROUP: AtomicI32 = AtomicI32::new(0);
+
+/// Ctrl+C ends children only, for there is something to be put back when they have ended.
+static HELD: AtomicBool = AtomicBool::new(false);
+
+/// While this lives, Ctrl+C ends the child that runs, and this program goes on to put things back.
+pub(crate) struct HeldInterrupts;
+
+impl HeldInterrupts {
+    /// From now on.
+    pub(crate) fn hold() -> Self {
+        HELD.store(true, Ordering::SeqCst);
+        hand_on_interrupts();
+        Self
+    }
+}
+
+impl Drop for HeldInterrupts {
+    fn drop(&mut self) {
+        HELD.store(false, Ordering::SeqCst);
+    }
+}
 
 /// A command that has not been started.
 pub(crate) struct Step {
@@ -67,7 +88,8 @@ impl Step {
         println!("==> {}", self.shown);
         self.command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let mut child = self.command.spawn().with_context(|| format!("cannot run `{}`", self.shown))?;
-        hand_on_interrupts(&child);
+        GROUP.store(child.id().cast_signed(), Ordering::SeqCst);
+        hand_on_interrupts();
         let deadline = Instant::now() + self.limit;
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().context("a child without its standard output")?;
@@ -114,20 +136,19 @@ pub(crate) fn succeeds(program: &str, args: &[&str]) -> bool {
 
 /// Children have a process group of their own, so that all of them can be ended; the terminal's Ctrl+C therefore
 /// has to be handed on to them.
-fn hand_on_interrupts(child: &Child) {
+fn hand_on_interrupts() {
     extern "C" fn hand_on(signal: libc::c_int) {
         let group = GROUP.load(Ordering::SeqCst);
         if group > 0 {
             // SAFETY: kill is async-signal-safe.
             unsafe { libc::kill(-group, signal) };
-        } else {
+        } else if !HELD.load(Ordering::SeqCst) {
             // SAFETY: _exit is async-signal-safe.
             unsafe { libc::_exit(130) };
         }
     }
-    GROUP.store(child.id().cast_signed(), Ordering::SeqCst);
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler only loads an atomic and calls async-signal-safe functions.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only loads atomics and calls async-signal-safe functions.
         unsafe { libc::signal(signal, hand_on as *const () as libc::sighandler_t) };
     }
 }

@@ -44,6 +44,8 @@ pub struct Counters {
     pub commands: u64,
     /// Pings sent.
     pub pings: u64,
+    /// Pongs received.
+    pub pongs: u64,
     /// Joins asked of the controller, probes included.
     pub joins_asked: u64,
     /// Pushes taken from the bridge.

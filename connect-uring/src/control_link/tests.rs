@@ -1,6 +1,7 @@
 use super::*;
+use crate::bridge::FromShard;
 use crate::fake_shards::{FakeNode, FakeShard, PATIENCE, session};
-use connect_core::SessionInfo;
+use connect_core::{CensusChange, SessionInfo, Target};
 use ringcast_proto::UserId;
 use ringcast_proto::pubsub::node_link_service_server::{NodeLinkService, NodeLinkServiceServer};
 use ringcast_proto::pubsub::node_message::Message as Said;
@@ -171,6 +172,33 @@ async fn a_join_goes_out_in_a_batch_and_its_answer_reaches_its_shard() {
 }
 
 #[tokio::test]
+async fn whom_a_shard_is_told_to_let_in_is_pushed_to_from_then_on() {
+    let (mut node, mut link, _links) = linked().await;
+    node.shards[1].say_control([join(1, 5)]);
+    link.batch().await;
+    link.take(1).await;
+    let targets = [Target::User(info(1, 5).user), Target::Room(info(1, 5).rooms[0].clone())];
+    assert!(targets.iter().all(|target| node.shards_for(target).is_empty()));
+    let decision = pubsub::JoinDecision::Accepted as i32;
+    let answer = JoinAnswer { session_id: session(1, 5).as_u64(), decision, message: String::new() };
+    link.answer(Message::JoinAnswers(JoinAnswers { answers: vec![answer] })).await;
+    assert!(matches!(node.shards[1].next().await, ToShard::JoinAnswered { .. }));
+    assert!(matches!(node.shards[1].next().await, ToShard::Mark), "no mark follows");
+    assert!(targets.iter().all(|target| node.shards_for(target) == [1]), "the shard says nothing of it yet");
+
+    // The user came and stays; of the room the shard says nothing, as it does where the session was gone already.
+    let came = CensusChange::UserCame(info(1, 5).user);
+    node.shards[1].say([FromShard::Census(came), FromShard::Mark]);
+    let settled = async {
+        while !node.shards_for(&targets[1]).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, settled).await.expect("what is in doubt stays so");
+    assert_eq!(node.shards_for(&targets[0]), [1]);
+}
+
+#[tokio::test]
 async fn unacknowledged_batches_are_few_and_what_waits_shares_one() {
     let (node, mut link, _links) = linked().await;
     for slot in 0..4 {
@@ -213,6 +241,32 @@ async fn a_new_link_begins_with_a_snapshot_and_events_from_before_it_are_left_ou
     let batch = link.batch().await;
     assert_eq!((batch.number, batch.events.len()), (1, 1));
     assert!(matches!(&batch.events[0].event, Some(Event::Join(_))));
+}
+
+#[tokio::test]
+async fn few_shards_are_asked_for_their_snapshot_at_a_time() {
+    let (address, mut links) = controller().await;
+    let mut node = FakeNode::start(5, &address);
+    tokio::spawn(node.link.clone().run());
+    let (first, rest) = node.shards.split_at_mut(2);
+    let mut link = Link::accept(&mut links, first).await;
+    for shard in &mut *rest {
+        assert!(matches!(shard.next().await, ToShard::ControllerReachable(true)));
+        assert!(shard.told().is_empty(), "a shard was asked before its turn");
+        // It speaks before it is asked: its snapshot will contain it.
+        shard.say_control([join(4, 1)]);
+    }
+    for shard in first {
+        shard.say_control([snapshot(Vec::new())]);
+    }
+    for (number, shard) in rest.iter_mut().enumerate() {
+        assert!(matches!(shard.next().await, ToShard::Snapshot));
+        shard.say_control([snapshot(vec![info(number as u16, 1)])]);
+    }
+    assert_eq!(link.snapshot().await.len(), 3);
+    node.shards[4].say_control([ControlEvent::End { session: session(4, 1) }]);
+    let batch = link.batch().await;
+    assert_eq!(batch.events.len(), 1, "what was said before the snapshot is not said again: {batch:?}");
 }
 
 #[tokio::test]

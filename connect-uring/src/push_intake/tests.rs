@@ -82,8 +82,9 @@ async fn delivered(shard: &mut FakeShard) -> Delivery {
 }
 
 #[tokio::test]
-async fn a_push_reaches_every_shard_once_and_their_reports_are_summed() {
+async fn a_push_reaches_every_shard_of_its_room_once_and_their_reports_are_summed() {
     let mut node = FakeNode::start(2, "127.0.0.1:1");
+    node.open_room(&RoomId::new("room").unwrap(), &[0, 1]).await;
     let mut manager = Manager::connect(&node).await;
     manager.push(vec![to_room(40, "room", "hello"), to_room(41, "room", "again")]).await;
     let mut numbers = Vec::new();
@@ -108,6 +109,21 @@ async fn a_push_reaches_every_shard_once_and_their_reports_are_summed() {
     let outcome = manager.outcomes(1).await[0];
     let counts = outcome.outcomes.unwrap();
     assert_eq!((outcome.delivery_id, counts.members, counts.written), (40, 1, 1));
+}
+
+#[tokio::test]
+async fn a_push_crosses_only_to_shards_that_have_somebody() {
+    let mut node = FakeNode::start(3, "127.0.0.1:1");
+    node.open_room(&RoomId::new("room").unwrap(), &[1]).await;
+    let mut manager = Manager::connect(&node).await;
+    manager.push(vec![to_room(1, "nobody's", "x"), to_room(2, "room", "x")]).await;
+    let outcome = manager.outcomes(1).await[0];
+    assert_eq!((outcome.delivery_id, outcome.outcomes.unwrap().members), (1, 0), "no shard is asked");
+    let id = delivered(&mut node.shards[1]).await.id;
+    node.shards[1].report_written(id, 5);
+    let outcome = manager.outcomes(1).await[0];
+    assert_eq!((outcome.delivery_id, outcome.outcomes.unwrap().written), (2, 5));
+    assert!(node.shards.iter_mut().all(|shard| shard.told().is_empty()));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::presence::tests::{Follower, arrival, card};
+use crate::routes::Routes;
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 400;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::routes::Routes;
 
 /// A push manager's routes, made of what it heard.
 #[derive(Debug, Default, PartialEq)]

@@ -59,7 +59,7 @@ impl Shard {
                 self.table[slot].outbox.push_pong(pong, &mut self.pool);
                 self.announce(slot, out);
             }
-            Event::Pong(_) => {}
+            Event::Pong(_) => self.counters.pongs += 1,
         })
     }
 

@@ -1,0 +1,1 @@
+//! Nothing: the contestant is `uws.cpp`; this manifest only pins a crate.

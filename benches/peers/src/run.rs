@@ -1,0 +1,236 @@
+//! One row: one contestant, one scenario, one round.
+//!
+//! Owns: the order of a run and what makes a row void. Must not: compare rows. Talks to: all others here.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use loadgen::monotonic_ns;
+use serde::{Deserialize, Serialize};
+
+use crate::bench::steer;
+use crate::contestant::{Contestant, Options, Place, Running};
+use crate::cpu::{Used, rss_bytes, steal, used, used_by_one};
+use crate::crowd::Crowd;
+use crate::publisher::Publisher;
+use crate::scenario::{Load, Scenario, Times};
+use crate::stop;
+
+/// How long all subscribers may take to connect.
+const CONNECT: Duration = Duration::from_secs(60);
+
+/// What was measured in one run. Fields that a scenario does not have are 0.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct Row {
+    /// The scenario's name.
+    pub scenario: String,
+    /// The contestant's name.
+    pub contestant: String,
+    /// Which round.
+    pub round: u32,
+    /// Whether the receiver's side of TCP was on the client's core.
+    pub steered: bool,
+    /// Why it does not count; `None`: it does.
+    pub void: Option<String>,
+    /// Deliveries in the window, or of all bursts.
+    pub deliveries: u64,
+    /// Deliveries a second in it.
+    pub deliveries_per_s: f64,
+    /// CPU of the contestant for each, in microseconds.
+    pub cpu_us: f64,
+    /// Its part in user mode.
+    pub user_us: f64,
+    /// Its part in the kernel.
+    pub system_us: f64,
+    /// From a publish's due time to each receiver, in milliseconds.
+    pub p50_ms: f64,
+    /// The same, 99 of a hundred.
+    pub p99_ms: f64,
+    /// To the last receiver of each publish, the median.
+    pub last_p50_ms: f64,
+    /// The same, 99 of a hundred.
+    pub last_p99_ms: f64,
+    /// How late publishes left, 99 of a hundred.
+    pub lag_p99_ms: f64,
+    /// The share of its core that subscribers and publisher used.
+    pub client_cores: f64,
+    /// Upgrades a second, from the first connect to the last 101.
+    pub upgrades_per_s: f64,
+    /// From a connect's begin to its 101, the median.
+    pub handshake_p50_ms: f64,
+    /// The same, 99 of a hundred.
+    pub handshake_p99_ms: f64,
+    /// Growth of the contestant's resident memory for each connection, in bytes.
+    pub rss_per_connection: f64,
+    /// The hypervisor's share of the machine's time, in percent.
+    pub steal_percent: f64,
+}
+
+/// Runs one contestant through one scenario; what goes wrong voids the row, only a stop is an error.
+pub fn run(contestant: Contestant, scenario: &Scenario, options: &RunOptions, round: u32) -> Result<Row> {
+    let mut row = Row {
+        scenario: scenario.name.into(),
+        contestant: contestant.name().into(),
+        round,
+        steered: scenario.steered,
+        ..Row::default()
+    };
+    let done = measure(contestant, scenario, options, &mut row);
+    stop::check()?;
+    if let Err(error) = done {
+        row.void = Some(format!("{error:#}"));
+    } else if row.steal_percent > options.max_steal_percent {
+        row.void = Some(format!("{:.1} % of the time was stolen", row.steal_percent));
+    }
+    Ok(row)
+}
+
+/// What a run needs to know beside what is run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Where things are.
+    pub place: Place,
+    /// How contestants are varied.
+    pub contestants: Options,
+    /// How long things take.
+    pub times: Times,
+    /// Whether the machine is set: steering needs root.
+    pub set_machine: bool,
+    /// The share of the machine's time that the hypervisor may take during a row, in percent.
+    pub max_steal_percent: f64,
+}
+
+fn measure(contestant: Contestant, scenario: &Scenario, options: &RunOptions, row: &mut Row) -> Result<()> {
+    let _steering = options.set_machine.then(|| steer(scenario.steered)).transpose()?;
+    let mut running = contestant.start(&options.place, &options.contestants)?;
+    let rss_before = rss_bytes(running.server.pid())?;
+    let (stolen, all) = steal()?;
+    let crowd = connect(&running, scenario)?;
+    // The memory of a burst of handshakes is not that of idle connections; let both come to rest.
+    stop::pass(Duration::from_millis(300))?;
+    let rss = rss_bytes(running.server.pid())?.saturating_sub(rss_before);
+    row.rss_per_connection = rss as f64 / scenario.clients() as f64;
+    let (published, from_ns) = match scenario.load {
+        Load::Idle => (vec![0; scenario.rooms as usize], u64::MAX),
+        load => publish(load, &running, scenario, options, &crowd, row)?,
+    };
+    let (stolen, all) = {
+        let now = steal()?;
+        (now.0 - stolen, now.1 - all)
+    };
+    row.steal_percent = stolen as f64 * 100.0 / all.max(1) as f64;
+    running.server.check()?;
+    let report = crowd.finish()?;
+    row.upgrades_per_s = scenario.clients() as f64 * 1e9 / report.connecting_ns.max(1) as f64;
+    row.handshake_p50_ms = report.handshake.percentile_ms(50.0);
+    row.handshake_p99_ms = report.handshake.percentile_ms(99.0);
+    row.p50_ms = report.latency.percentile_ms(50.0);
+    row.p99_ms = report.latency.percentile_ms(99.0);
+    let last = report.last_receiver(from_ns);
+    (row.last_p50_ms, row.last_p99_ms) = (last.percentile_ms(50.0), last.percentile_ms(99.0));
+    if let Some(fault) = report.fault(scenario, &published) {
+        bail!(fault);
+    }
+    Ok(())
+}
+
+fn connect(running: &Running, scenario: &Scenario) -> Result<Crowd> {
+    let crowd = Crowd::connect(running.addr, scenario)?;
+    let all = scenario.clients() as u64;
+    let connected =
+        stop::wait_for("all subscribers connect", CONNECT, || crowd.joined() + crowd.broken() >= all);
+    let (joined, broken) = (crowd.joined(), crowd.broken());
+    if connected.is_err() || joined != all {
+        let report = crowd.finish()?;
+        bail!("{joined} of {all} subscribers joined, {broken} broke: {:?}", report.errors);
+    }
+    Ok(crowd)
+}
+
+/// Publishes and measures; returns how much was published to each room, and from when on latencies count.
+fn publish(
+    load: Load,
+    running: &Running,
+    scenario: &Scenario,
+    options: &RunOptions,
+    crowd: &Crowd,
+    row: &mut Row,
+) -> Result<(Vec<u64>, u64)> {
+    let times = &options.times;
+    let publisher = Publisher::connect(running.intake, scenario, matches!(load, Load::PacedToUser(_)))?;
+    let pid = running.server.pid();
+    let from_ns = match load {
+        Load::Idle => 0,
+        Load::Paced(rate) | Load::PacedToUser(rate) => {
+            publisher.pace(rate);
+            stop::pass(times.warm_up)?;
+            let from_ns = monotonic_ns();
+            crowd.count_from(from_ns);
+            let window = Window::open(pid, crowd)?;
+            stop::pass(times.window)?;
+            window.close(pid, crowd, row)?;
+            from_ns
+        }
+        Load::Burst(count) => {
+            let mut due = 0;
+            let mut burst = |count: u32| -> Result<()> {
+                publisher.burst(count);
+                due += u64::from(count) * u64::from(scenario.members);
+                let _ = stop::wait_for("all arrive", times.patience, || crowd.received() >= due);
+                stop::check()
+            };
+            burst(count.div_ceil(10))?;
+            let from_ns = monotonic_ns();
+            crowd.count_from(from_ns);
+            let window = Window::open(pid, crowd)?;
+            for _ in 0..times.bursts {
+                burst(count)?;
+            }
+            window.close(pid, crowd, row)?;
+            from_ns
+        }
+    };
+    let due = publisher.rest()? * u64::from(scenario.members);
+    // A loss shows as a wait that ends without all; what was lost is told by the books.
+    let _ = stop::wait_for("all arrive", times.patience, || crowd.received() >= due);
+    stop::check()?;
+    let published = publisher.finish()?;
+    if let Some(reported) = published.reported
+        && (reported.written, reported.other) != (due, 0)
+    {
+        bail!("{due} deliveries, but the reports say {reported:?}");
+    }
+    row.lag_p99_ms = published.lag.percentile_ms(99.0);
+    Ok((published.rooms, from_ns))
+}
+
+/// The window that is measured.
+struct Window {
+    server: Used,
+    client: Used,
+    received: u64,
+    at_ns: u64,
+}
+
+impl Window {
+    fn open(pid: u32, crowd: &Crowd) -> Result<Self> {
+        Ok(Self {
+            server: used(pid)?,
+            client: used_by_one(std::process::id())?,
+            received: crowd.received(),
+            at_ns: monotonic_ns(),
+        })
+    }
+
+    fn close(self, pid: u32, crowd: &Crowd, row: &mut Row) -> Result<()> {
+        let seconds = (monotonic_ns() - self.at_ns) as f64 / 1e9;
+        let (cpu, user, system) = used(pid)?.since(self.server);
+        let (client, _, _) = used_by_one(std::process::id())?.since(self.client);
+        row.deliveries = crowd.received() - self.received;
+        let each = row.deliveries.max(1) as f64;
+        row.deliveries_per_s = row.deliveries as f64 / seconds;
+        (row.cpu_us, row.user_us, row.system_us) = (cpu / each, user / each, system / each);
+        row.client_cores = client / seconds / 1e6;
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! What one machine holds: a controller, a push manager and one node, as many joined clients as are asked for, and
+//! what all of it costs. `cargo xtask scale` starts it with the machine prepared.
+//!
+//! Owns: the course of a run and its figures. Must not: set anything of the machine: it runs in a network of its own,
+//! whose settings go with it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use loadgen::{Fleet, FleetPlan, PublishPlan, Publisher, Target, Totals, Via};
+use ringcast_proto::pubsub::Outcomes;
+use ringcast_tests::procfs::{cpu_seconds, memory, rss_bytes};
+use ringcast_tests::{System, SystemPlan, enter_own_network};
+
+/// Members of a room.
+const ROOM: usize = 1_000;
+
+/// Pushes to rooms, and how many a second.
+const ROOM_PUSHES: u64 = 200;
+const ROOM_PUSHES_PER_SECOND: f64 = 10.0;
+
+/// Pushes to everybody; the report of one has to come within the longest deadline that there is.
+const BROADCASTS: u64 = 2;
+const BROADCAST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Joins that may be under way: more only wait in the node's queues.
+const JOINS_UNDER_WAY: usize = 1_500;
+
+/// Connects a second: no schedule, as fast as they are answered.
+const AT_ONCE: f64 = 1e6;
+
+/// What a network of our own is set to.
+const NETWORK: [(&str, &str); 3] = [
+    ("core/somaxconn", "4096"),
+    ("ipv4/tcp_max_syn_backlog", "8192"),
+    // Clients that wait where a full shard stops listening go to another one.
+    ("ipv4/tcp_migrate_req", "1"),
+];
+
+/// Without one more client for this long, the run is over.
+const STALL: Duration = Duration::from_secs(60);
+
+struct Args {
+    clients: usize,
+    shards: u16,
+    ping_s: u64,
+    hold: Duration,
+}
+
+fn args() -> Result<Args> {
+    let mut args = std::env::args().skip(1);
+    let mut next = |what: &str| {
+        args.next().with_context(|| format!("usage: scale CLIENTS SHARDS PING_S HOLD_S: no {what}"))
+    };
+    Ok(Args {
+        clients: next("CLIENTS")?.parse()?,
+        shards: next("SHARDS")?.parse()?,
+        ping_s: next("PING_S")?.parse()?,
+        hold: Duration::from_secs(next("HOLD_S")?.parse()?),
+    })
+}
+
+fn main() -> Result<()> {
+    let args = args()?;
+    prepare_network()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(until_ended(&args))
+}
+
+/// Enters a network of our own before anything else runs here: its table of connections is as large as this run
+/// needs, and its ports are nobody else's.
+fn prepare_network() -> Result<()> {
+    let network = || std::fs::read_link("/proc/thread-self/ns/net");
+    let machines = network()?;
+    enter_own_network();
+    if network()? != machines {
+        for (name, value) in NETWORK {
+            std::fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| name.to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+async fn until_ended(args: &Args) -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    // What was started ends with the run, also where that is left.
+    tokio::select! {
+        run = run(args) => run,
+        _ = terminate.recv() => anyhow::bail!("ended by SIGTERM"),
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("ended by Ctrl+C"),
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let Args { clients, shards, ping_s, hold } = *args;
+    let spare = clients / 20 + 1000;
+    let plan = SystemPlan::nodes(1)
+        .shards(shards)
+        .limit(&format!("max_connections: {}", clients + spare))
+        .limit(&format!("ping_interval: {ping_s}s"));
+    let system = System::start(plan).await;
+    let meter = Meter::new(&system);
+    let empty = meter.read()?;
+    println!("{clients} clients, rooms of {ROOM}, one node of {shards} shards, pings after {ping_s} s");
+
+    let began = Instant::now();
+    let mut plan = FleetPlan::new(system.nodes[0].http, clients, "u", |number| format!("r{}", number / ROOM));
+    (plan.rate, plan.max_open, plan.connect_timeout) = (AT_ONCE, JOINS_UNDER_WAY, STALL);
+    let fleet = Fleet::connect(plan)?;
+    join_all(&fleet, clients).await?;
+    let joined = meter.read()?;
+    println!("all joined after {:.1} s", began.elapsed().as_secs_f64());
+    joined.tell_growth(&empty, clients);
+
+    let pings = system.nodes[0].metric("ringcast_node_pings_sent_total")?;
+    tokio::time::sleep(hold).await;
+    let held = meter.read()?;
+    let idle = held.tell_cores(&joined, "idle, with pings");
+    let pings = system.nodes[0].metric("ringcast_node_pings_sent_total")? - pings;
+    let seconds = held.at.duration_since(joined.at).as_secs_f64();
+    println!(
+        "{:.0} pings a second, {:.1} us of the node's CPU each",
+        pings / seconds,
+        held.cpu(&joined, NODE) / pings * 1e6
+    );
+    held.tell_growth(&empty, clients);
+
+    let rooms = clients.div_ceil(ROOM);
+    let publisher = system.publisher().await;
+    let room = move |number: u64| number as usize * (rooms / ROOM_PUSHES as usize).max(1) % rooms;
+    let members = |room: usize| ROOM.min(clients - room * ROOM) as u64;
+    let mut plan = PublishPlan::to(Target::All, 0, ROOM_PUSHES, ROOM_PUSHES_PER_SECOND);
+    plan.aim = std::sync::Arc::new(move |number| loadgen::Aim {
+        target: Target::Room { room: format!("r{}", room(number)), exclude: Vec::new() },
+        stream: 10 + room(number) as u32,
+        seq: number / rooms as u64,
+    });
+    let due = (0..ROOM_PUSHES).map(|number| members(room(number))).sum();
+    pushes(&meter, &publisher, plan, due, idle, "pushes to rooms").await?;
+    let plan =
+        PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / BROADCAST_DEADLINE.as_secs_f64()).via(Via::Unary);
+    let plan = plan.deadline_ms(BROADCAST_DEADLINE.as_millis() as u32);
+    let everyone = BROADCASTS * clients as u64;
+    pushes(&meter, &publisher, plan, everyone, idle, "pushes to everybody").await?;
+    nothing_lost(&fleet, clients, due + everyone).await
+}
+
+/// Waits until all are there; says how far it is now and then.
+async fn join_all(fleet: &Fleet, clients: usize) -> Result<()> {
+    let (began, mut told, mut best) = (Instant::now(), 0, (0, Instant::now()));
+    loop {
+        let totals = fleet.totals();
+        if totals.live >= clients {
+            return Ok(());
+        }
+        if totals.live > best.0 {
+            best = (totals.live, Instant::now());
+        }
+        ensure!(best.1.elapsed() < STALL && totals.over() == 0, "not all could join: {totals:?}");
+        if totals.live * 10 / clients > told {
+            told = totals.live * 10 / clients;
+            let seconds = began.elapsed().as_secs_f64();
+            println!("{} joined, {:.0} a second", totals.live, totals.live as f64 / seconds);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Makes pushes, checks what their reports say, and tells what a delivery costs beyond what the idle node does.
+async fn pushes(
+    meter: &Meter,
+    publisher: &Publisher,
+    plan: PublishPlan,
+    due: u64,
+    idle: f64,
+    what: &str,
+) -> Result<()> {
+    let before = meter.read()?;
+    let pushed = publisher.publish(plan).await?;
+    let after = meter.read()?;
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    let cpu = after.cpu(&before, NODE) - idle * seconds;
+    println!(
+        "{what}: {due} deliveries in {seconds:.1} s, {:.1} us of the node's CPU each (pings taken off); answered {}",
+        cpu / due as f64 * 1e6,
+        pushed.answered
+    );
+    let expected = Outcomes { members: due, written: due, ..Outcomes::default() };
+    ensure!(pushed.refused() == 0 && pushed.outcomes() == expected, "{what}: {:?}", pushed.outcomes());
+    Ok(())
+}
+
+async fn nothing_lost(fleet: &Fleet, clients: usize, due: u64) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut totals = fleet.totals();
+    while totals.received < due && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        totals = fleet.totals();
+    }
+    let Totals { live, received, duplicates, reordered, corrupt, .. } = totals;
+    println!(
+        "received {received} of {due}, {duplicates} twice, {reordered} out of order, {corrupt} damaged; {live} clients left"
+    );
+    ensure!((live, received) == (clients, due) && duplicates + reordered + corrupt == 0, "{totals:?}");
+    Ok(())
+}
+
+/// The processes, by place.
+const NAMES: [&str; 4] = ["node", "controller", "push manager", "clients"];
+const NODE: usize = 0;
+const CLIENTS: usize = 3;
+
+struct Meter([u32; 4]);
+
+struct Reading {
+    at: Instant,
+    rss: [u64; 4],
+    cpu: [f64; 4],
+    available: u64,
+    slab: u64,
+}
+
+impl Meter {
+    fn new(system: &System) -> Self {
+        let services = [&system.nodes[0], &system.control, &system.push];
+        let [node, control, push] = services.map(|service| service.process.pid());
+        Self([node, control, push, std::process::id()])
+    }
+
+    fn read(&self) -> Result<Reading> {
+        let (mut rss, mut cpu) = ([0; 4], [0.0; 4]);
+        for (at, pid) in self.0.into_iter().enumerate() {
+            (rss[at], cpu[at]) = (rss_bytes(pid)?, cpu_seconds(pid)?);
+        }
+        Ok(Reading {
+            at: Instant::now(),
+            rss,
+            cpu,
+            available: memory("MemAvailable")?,
+            slab: memory("Slab")?,
+        })
+    }
+}
+
+impl Reading {
+    /// What the clients brought along, in memory and, since the same reading, in CPU.
+    fn tell_growth(&self, empty: &Self, clients: usize) {
+        let each = |bytes: u64| bytes as f64 / clients as f64;
+        for (at, name) in NAMES.into_iter().enumerate() {
+            println!(
+                "{name:<13} RSS {:>8.1} MiB, {:>5.0} B a client; {:>6.1} us of CPU a client",
+                self.rss[at] as f64 / f64::from(1 << 20),
+                each(self.rss[at].saturating_sub(empty.rss[at])),
+                (self.cpu[at] - empty.cpu[at]) / clients as f64 * 1e6,
+            );
+        }
+        println!(
+            "kernel        {:.0} B a client in slabs; the machine {:.0} B a client, all processes included",
+            each(self.slab.saturating_sub(empty.slab)),
+            each(empty.available.saturating_sub(self.available)),
+        );
+    }
+
+    /// Cores that each process took since an earlier reading; returns the node's.
+    fn tell_cores(&self, earlier: &Self, when: &str) -> f64 {
+        let seconds = self.at.duration_since(earlier.at).as_secs_f64();
+        let cores: Vec<String> = (NODE..=CLIENTS)
+            .map(|at| format!("{} {:.3}", NAMES[at], self.cpu(earlier, at) / seconds))
+            .collect();
+        println!("cores, {when}: {}", cores.join(", "));
+        self.cpu(earlier, NODE) / seconds
+    }
+
+    fn cpu(&self, earlier: &Self, at: usize) -> f64 {
+        self.cpu[at] - earlier.cpu[at]
+    }
+}
