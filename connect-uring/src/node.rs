@@ -91,14 +91,14 @@ struct Running {
 /// descriptors that it finds.
 pub fn start(mut all: Vec<Settings>) -> anyhow::Result<Vec<Node>> {
     let open_files = kernel_check::raise_open_files().context("raising the limit of open files")?;
-    for settings in &mut all {
-        settings.fit_open_files(open_files)?;
-    }
     let http_ip = all_interfaces();
     for settings in &all {
         warn_if_open(settings.bind);
     }
     check_ports(&all, http_ip)?;
+    for settings in &mut all {
+        settings.fit_open_files(open_files)?;
+    }
     // The lanes of all nodes before the first shard.
     let mut prepared = all.into_iter().map(prepare).collect::<anyhow::Result<Vec<_>>>()?;
     let shards: usize = prepared.iter().map(|node| node.ends.len()).sum();

@@ -56,10 +56,15 @@ struct Size {
     descriptors: BTreeSet<(String, usize)>,
 }
 
+/// The name of a runtime's helpers.
+const RUNTIME_HELPER: &str = "tokio-rt-worker";
+
 /// How many descriptors the threads of each name have. A runtime's idle helpers come and go; they share its table.
 fn descriptors(pid: u32) -> BTreeSet<(String, usize)> {
     let threads = procfs::descriptors_by_thread(pid).unwrap().into_iter();
-    threads.map(|(thread, count)| (thread.split(' ').next().unwrap_or_default().to_owned(), count)).collect()
+    let named =
+        threads.map(|(thread, count)| (thread.split(' ').next().unwrap_or_default().to_owned(), count));
+    named.filter(|(thread, _)| thread != RUNTIME_HELPER).collect()
 }
 
 /// Waits until all tables are empty, then measures the three processes.
