@@ -330,8 +330,9 @@ pub(crate) fn paragraph(text: &mut String, line: &str, indent: usize) {
         // Not among the blanks behind the name of a section, or nothing would be left of the line.
         let from =
             if room == COLUMNS { rest.char_indices().nth(indent).map_or(end, |(at, _)| at) } else { 0 };
-        let blanks = rest.char_indices().filter(|(at, letter)| (from..=end).contains(at) && *letter == ' ');
-        let at = blanks.last().map_or(end, |(at, _)| at);
+        let mut blanks =
+            rest.char_indices().filter(|(at, letter)| (from..=end).contains(at) && *letter == ' ');
+        let at = blanks.next_back().map_or(end, |(at, _)| at);
         text.push_str(rest[..at].trim_end());
         text.push('\n');
         text.extend(std::iter::repeat_n(' ', indent));

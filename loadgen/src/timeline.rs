@@ -68,7 +68,7 @@ impl Timeline {
         last: bool,
     ) -> anyhow::Result<()> {
         let now = monotonic_ns();
-        if now < self.last_ns + EVERY_NS && !(last && !self.events.is_empty()) {
+        if now < self.last_ns + EVERY_NS && (!last || self.events.is_empty()) {
             return Ok(());
         }
         let seconds = (now - self.last_ns) as f64 / 1e9;
