@@ -366,7 +366,8 @@ mod tests {
 
     #[test]
     fn each_wrong_delivery_fails_its_own_objective() {
-        let spoil: [(&str, fn(&mut RunResult)); 7] = [
+        type Spoiling = fn(&mut RunResult);
+        let spoil: [(&str, Spoiling); 7] = [
             ("lost", |result| result.correctness.lost = 1),
             ("duplicate", |result| result.correctness.duplicate = 1),
             ("reordered", |result| result.correctness.reordered = 1),
