@@ -143,7 +143,7 @@ impl Settings {
         set(&mut limits.pong_ms, millis("pong_timeout", given.pong_timeout)?);
         if let Some(interval) = millis("ping_interval", given.ping_interval)? {
             limits.ping_interval_ms = interval;
-            limits.ping_jitter_ms = interval / 5;
+            limits.ping_jitter_ms = interval / 10;
         }
         if limits.outbox_bytes < limits.send_buffer_bytes || limits.outbox_bytes > MAX_QUEUED_BYTES {
             return Err(limit_error(
@@ -331,7 +331,7 @@ mod tests {
             args(&["--grpc-port", "7100", "--shards", "3", "--driver", "io_uring"]).settings(&file).unwrap();
         assert_eq!((settings.grpc_port, settings.http_port, settings.metrics_port), (7100, 7002, 9091));
         assert_eq!((settings.shards, settings.driver), (3, DriverChoice::IoUring));
-        assert_eq!((settings.limits.ping_interval_ms, settings.limits.ping_jitter_ms), (5000, 1000));
+        assert_eq!((settings.limits.ping_interval_ms, settings.limits.ping_jitter_ms), (5000, 500));
         assert!(settings.limits.echo.is_none());
         assert!(args(&["--echo"]).settings(&file).unwrap().limits.echo.is_some());
     }

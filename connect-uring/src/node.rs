@@ -103,8 +103,9 @@ pub fn start(mut all: Vec<Settings>) -> anyhow::Result<Vec<Node>> {
     let mut prepared = all.into_iter().map(prepare).collect::<anyhow::Result<Vec<_>>>()?;
     let shards: usize = prepared.iter().map(|node| node.ends.len()).sum();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let crowded = shards > cores;
     // Two pinned threads on one core would only wait for each other.
-    let mut cores = (shards <= cores).then_some(0..);
+    let mut cores = (!crowded).then_some(0..);
     let mut running = Vec::with_capacity(prepared.len());
     for node in prepared.drain(..) {
         match start_shards(node, http_ip, &mut cores) {
@@ -118,7 +119,7 @@ pub fn start(mut all: Vec<Settings>) -> anyhow::Result<Vec<Node>> {
     let mut nodes: Vec<Node> = Vec::with_capacity(running.len());
     let mut running = running.into_iter();
     while let Some(node) = running.next() {
-        match start_bridge(node) {
+        match start_bridge(node, crowded) {
             Ok(node) => nodes.push(node),
             Err(error) => {
                 nodes.iter().for_each(Node::drain);
@@ -233,7 +234,8 @@ fn stop_all(running: impl IntoIterator<Item = Running>) {
     }
 }
 
-fn start_bridge(node: Running) -> anyhow::Result<Node> {
+/// `crowded`: there are more shards than cores.
+fn start_bridge(node: Running, crowded: bool) -> anyhow::Result<Node> {
     let Running { prepared, http_addr, threads } = node;
     let stop = CancellationToken::new();
     let parts = BridgeParts {
@@ -247,6 +249,9 @@ fn start_bridge(node: Running) -> anyhow::Result<Node> {
     };
     let (ready, is_ready) = mpsc::channel();
     let bridge = std::thread::Builder::new().name("bridge".to_owned()).spawn(move || {
+        if crowded {
+            kernel_check::put_thread_first();
+        }
         bridge_runtime::run(parts, |addresses| {
             // Whoever starts the node waits for this.
             let _ = ready.send(addresses);

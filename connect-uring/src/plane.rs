@@ -142,8 +142,9 @@ pub(crate) trait Plane {
     /// Hands everything that was begun to the kernel.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Adds what has happened, at least one event where there are any, and some thousands at most.
-    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<()>;
+    /// Adds what has happened, at least one event where there are any, and some thousands at most. True where that
+    /// was not all.
+    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<bool>;
 
     /// Whether nothing is left to do until [`Plane::wake_fd`] polls as readable. A loop that does not listen to the
     /// plane in this sleep asks only whether something that it began itself is left: what the peers did may wait.

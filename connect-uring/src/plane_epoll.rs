@@ -197,7 +197,7 @@ impl Plane for EpollPlane {
         Ok(())
     }
 
-    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<bool> {
         let mut ready = std::mem::take(&mut self.ready);
         self.counters.enters += 1;
         // SAFETY: the kernel writes no more events than the buffer holds, and it lives through the call.
@@ -215,7 +215,7 @@ impl Plane for EpollPlane {
         events.append(&mut self.events);
         match failure {
             Some(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
+            _ => Ok(self.more_ready),
         }
     }
 

@@ -435,7 +435,7 @@ impl Plane for UringPlane {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<PlaneEvent>) -> io::Result<bool> {
         if std::mem::take(&mut self.tells) {
             // Awake, the loop looks by itself; each signal would only cost it another wake-up.
             self.ring.completion().disable_eventfd();
@@ -458,7 +458,8 @@ impl Plane for UringPlane {
             self.writes = Vec::new();
             self.free_writes = Vec::new();
         }
-        self.failure.take().map_or(Ok(()), Err)
+        let more = self.has_work();
+        self.failure.take().map_or(Ok(more), Err)
     }
 
     fn may_sleep(&mut self, listens: bool) -> bool {

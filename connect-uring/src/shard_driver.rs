@@ -37,6 +37,10 @@ const BACKLOG_OF_JOINS: usize = 4096;
 /// the next pongs share one wake-up. A client that has something to say waits for so long at most; pushes do not.
 const DOZE_MS: u64 = 4;
 
+/// A turn that begins so many milliseconds after it should have, because the one before took so long or the cores were
+/// busy, closes nobody for being late.
+const LATE_MS: u64 = 1000;
+
 /// When the bridge's lane is full, it is tried again after so many milliseconds.
 const RETRY_BRIDGE_MS: u64 = 5;
 
@@ -104,8 +108,11 @@ impl ShardDriver {
         if self.intake.received_only().is_some_and(|received| received == pongs) {
             self.doze_until_ms = now.monotonic_ms + DOZE_MS;
         }
-        if self.core.next_deadline().is_some_and(|deadline| deadline <= now.monotonic_ms) {
-            self.core.handle_deadline(now, &mut self.outputs);
+        if let Some(deadline) = self.core.next_deadline()
+            && deadline <= now.monotonic_ms
+        {
+            let on_time = !self.intake.is_behind() && now.monotonic_ms - deadline < LATE_MS;
+            self.core.handle_deadline(now, on_time, &mut self.outputs);
         }
         self.act();
         self.plane.flush()?;

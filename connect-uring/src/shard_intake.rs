@@ -47,6 +47,8 @@ pub(crate) struct Intake {
     /// Sessions that had more to receive than their share.
     unread: Vec<SessionId>,
     scratch: Box<[u8]>,
+    /// Sockets had more to tell than one turn takes.
+    more: bool,
     /// What sockets told in this turn, and how many of that were receives of bytes.
     told: u64,
     received: u64,
@@ -73,6 +75,7 @@ impl Intake {
             receiving: None,
             unread: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            more: false,
             told: 0,
             received: 0,
             controller_reachable: false,
@@ -93,7 +96,7 @@ impl Intake {
         self.inbox_until_ms = now.monotonic_ms + INBOX_MS_PER_TURN;
         debug_assert!(self.events.is_empty(), "a turn tells all events");
         (self.told, self.received) = (0, 0);
-        plane.poll(&mut self.events)?;
+        self.more = plane.poll(&mut self.events)?;
         self.events.extend(self.unread.drain(..).map(|session| PlaneEvent::Readable { session }));
         self.events.reverse();
         Ok(())
@@ -107,6 +110,12 @@ impl Intake {
     /// Nothing is left to tell.
     pub(crate) fn is_empty(&self) -> bool {
         self.inbox.is_empty() && self.answers.is_empty() && self.unread.is_empty()
+    }
+
+    /// Not all that was said until this turn began is told when it ends.
+    pub(crate) fn is_behind(&self) -> bool {
+        // Who has more to receive than his share was heard: he must not keep others' time from running out.
+        self.more || !self.inbox.is_empty()
     }
 
     /// How many receives of bytes this turn had, where sockets told of nothing else.

@@ -42,7 +42,7 @@ const fn total(name: &'static str, help: &'static str, value: Value) -> Row {
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 36] = [
+const ROWS: [Row; 37] = [
     gauge("connections", "Connections, by shard.", Value::ByShard(|f| f.core.connections)),
     gauge("sessions_joined", "Sessions that are live in the presence, by shard.", Value::ByShard(|f| f.core.joined)),
     gauge("sessions_echoing", "WebSockets on /echo.", Value::Sum(|f| f.core.echoing)),
@@ -61,6 +61,8 @@ const ROWS: [Row; 36] = [
     total("received_messages_total", "Messages of clients.", Value::Sum(|f| f.core.messages)),
     total("pings_sent_total", "WebSocket pings sent.", Value::Sum(|f| f.core.pings)),
     total("pongs_received_total", "WebSocket pongs received.", Value::Sum(|f| f.core.pongs)),
+    total("deferred_timeouts_total", "Times that a client or the controller got longer because the shard was behind.",
+        Value::Sum(|f| f.core.deferred)),
     total("push_members_total", "Sessions found for pushes; the outcomes and the queued frames add up to it.", Value::Sum(|f| f.core.members)),
     total("outcomes_total", "What became of pushes, in sessions.", Value::ByLabel("outcome", outcome_labels, outcomes)),
     total("late_outcomes_total", "Outcomes after the push was reported as queued, in sessions; contained in outcomes_total.",

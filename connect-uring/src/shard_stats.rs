@@ -98,6 +98,7 @@ impl ShardFigures {
             commands,
             pings,
             pongs,
+            deferred,
             joins_asked,
             pushes,
             members,
@@ -113,7 +114,7 @@ impl ShardFigures {
         } = core;
         let gauges = [connections, joined, echoing, users, rooms, open_deliveries];
         let clients = [accepted, refused_full, refused_draining, refused_otherwise, bytes_read, messages];
-        let pushed = [commands, pings, pongs, joins_asked, pushes, members, written, late_written];
+        let pushed = [commands, pings, pongs, deferred, joins_asked, pushes, members, written, late_written];
         let out = [frames_written, bytes_written, writes, coalesced_frames, stale];
         gauges.into_iter().chain(clients).chain(pushed).chain(out).for_each(&mut visit);
         refused.iter_mut().chain(closes).chain(dropped).chain(late_dropped).for_each(&mut visit);

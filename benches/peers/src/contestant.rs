@@ -43,12 +43,35 @@ pub enum Contestant {
     IoUring,
     /// Ours on its epoll driver.
     Epoll,
+    /// Ours on io_uring, which is asked to report the fate of no push.
+    NoReports,
+    /// Ours on io_uring with two shards, on the one core.
+    TwoShards,
 }
 
 impl Contestant {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 7] =
-        [Self::Floor, Self::Uws, Self::Nchan, Self::NodeWs, Self::Tungstenite, Self::IoUring, Self::Epoll];
+    pub const ALL: [Self; 9] = [
+        Self::Floor,
+        Self::Uws,
+        Self::Nchan,
+        Self::NodeWs,
+        Self::Tungstenite,
+        Self::IoUring,
+        Self::Epoll,
+        Self::NoReports,
+        Self::TwoShards,
+    ];
+
+    /// Another form of one that is there already: takes part where it is named.
+    pub fn is_variant(self) -> bool {
+        matches!(self, Self::NoReports | Self::TwoShards)
+    }
+
+    /// Whether it is a node of ours.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::IoUring | Self::Epoll | Self::NoReports | Self::TwoShards)
+    }
 
     /// Its name in tables and on the command line.
     pub fn name(self) -> &'static str {
@@ -60,6 +83,8 @@ impl Contestant {
             Self::Nchan => "nchan",
             Self::IoUring => "io-uring",
             Self::Epoll => "epoll",
+            Self::NoReports => "no-reports",
+            Self::TwoShards => "two-shards",
         }
     }
 
@@ -71,14 +96,14 @@ impl Contestant {
             Self::Uws => vec![place.uws()],
             Self::NodeWs => vec![place.servers.join("node/node_modules/ws")],
             Self::Nchan => vec![PathBuf::from("/usr/sbin/nginx"), PathBuf::from(NCHAN_MODULE)],
-            Self::IoUring | Self::Epoll => vec![place.binary("connect-uring"), place.binary("control")],
+            Self::IoUring | Self::Epoll | Self::NoReports | Self::TwoShards => {
+                vec![place.binary("connect-uring"), place.binary("control")]
+            }
         };
         let missing = needed.iter().find(|path| !path.exists())?;
         let remedy = match self {
-            Self::Floor | Self::Tungstenite | Self::IoUring | Self::Epoll => {
-                "cargo build --release -p peers -p connect-uring -p control"
-            }
             Self::Uws | Self::NodeWs | Self::Nchan => "cargo run --release -p peers -- setup",
+            _ => "cargo build --release -p peers -p connect-uring -p control",
         };
         Some(format!("{} is not there: {remedy}", missing.display()))
     }
@@ -112,11 +137,10 @@ impl Contestant {
                 let prefix = here.to_string_lossy().into_owned();
                 simple(Path::new("/usr/sbin/nginx"), &["-p", &prefix, "-c", "nginx.conf", "-e", "error.log"])?
             }
-            Self::IoUring | Self::Epoll => start_node(self, place, options, &here, http)?,
+            ours => start_node(ours, place, &here, http)?,
         };
-        let ours = matches!(self, Self::IoUring | Self::Epoll);
         let ready = stop::wait_for(&format!("{} takes clients", self.name()), READY, || {
-            if ours { takes_joins(local(http)) } else { TcpStream::connect(local(http)).is_ok() }
+            if self.is_ours() { takes_joins(local(http)) } else { TcpStream::connect(local(http)).is_ok() }
         });
         started.server.check().with_context(|| self.name())?;
         ready.with_context(|| started.server.last_words())?;
@@ -128,8 +152,6 @@ impl Contestant {
 /// What can be varied of contestants.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Whether our node reports the fate of every push, as it does by default.
-    pub reports: bool,
     /// Further arguments of the floor program.
     pub floor_flags: Vec<String>,
 }
@@ -201,14 +223,8 @@ struct Started {
     intake: Intake,
 }
 
-/// A controller on the client's core and a node of one shard on the server's.
-fn start_node(
-    which: Contestant,
-    place: &Place,
-    options: &Options,
-    here: &Path,
-    http: u16,
-) -> Result<Started> {
+/// A controller on the client's core and a node on the server's.
+fn start_node(which: Contestant, place: &Place, here: &Path, http: u16) -> Result<Started> {
     let [grpc, metrics, control_grpc, control_metrics] =
         [free_port()?, free_port()?, free_port()?, free_port()?];
     let control = format!(
@@ -219,8 +235,9 @@ fn start_node(
     // Peers ping after two minutes of silence or never: ours is set alike, so that a window holds the same work.
     let node = format!(
         "connect:\n  node_id: node0001\n  http_port: {http}\n  grpc_port: {grpc}\n  metrics_port: {metrics}\n  \
-         controller_address: 127.0.0.1:{control_grpc}\n  shards: 1\n  driver: {}\n  \
+         controller_address: 127.0.0.1:{control_grpc}\n  shards: {}\n  driver: {}\n  \
          limits: {{ping_interval: 120s}}\n",
+        if which == Contestant::TwoShards { 2 } else { 1 },
         if which == Contestant::Epoll { "epoll" } else { "io_uring" }
     );
     let start = |binary: &str, config: &str, core: usize| -> Result<Process> {
@@ -232,7 +249,7 @@ fn start_node(
     stop::wait_for("the controller listens", READY, || TcpStream::connect(local(control_grpc)).is_ok())
         .with_context(|| controller.last_words())?;
     let server = start("connect-uring", &node, SERVER_CORE)?;
-    let intake = Intake::Deliver { addr: local(grpc), reports: options.reports };
+    let intake = Intake::Deliver { addr: local(grpc), reports: which != Contestant::NoReports };
     Ok(Started { server, others: vec![controller], intake })
 }
 

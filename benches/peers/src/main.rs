@@ -51,9 +51,12 @@ struct Plan {
     /// Scenarios, separated by commas: A C2 C10 Csat D E F [default: all].
     #[arg(long, value_delimiter = ',')]
     scenario: Vec<String>,
-    /// Contestants beside ours, separated by commas [default: all that are installed].
+    /// Contestants beside ours, separated by commas [default: all that are installed, without variants of ours].
     #[arg(long, value_delimiter = ',')]
     against: Vec<Contestant>,
+    /// Contestants that ratios are made against.
+    #[arg(long, value_delimiter = ',', default_value = "floor,uws")]
+    ratio: Vec<Contestant>,
     /// Rounds [default: 2 or 5].
     #[arg(long)]
     rounds: Option<u32>,
@@ -69,9 +72,6 @@ struct Plan {
     /// The congestion control of all sockets.
     #[arg(long, default_value = "cubic")]
     congestion_control: String,
-    /// Ours reports the fate of no push; by default of every one.
-    #[arg(long)]
-    no_reports: bool,
     /// Ours does not take part beside what --against names.
     #[arg(long)]
     without_ours: bool,
@@ -127,7 +127,7 @@ impl Plan {
         let contestants = self.contestants(&place)?;
         let options = RunOptions {
             place,
-            contestants: Options { reports: !self.no_reports, floor_flags: Vec::new() },
+            contestants: Options { floor_flags: Vec::new() },
             times,
             set_machine: !self.leave_machine,
             max_steal_percent: MAX_STEAL_PERCENT,
@@ -153,7 +153,7 @@ impl Plan {
                 }
             }
         }
-        println!("{}", table::tables(&rows, &[Contestant::Floor, Contestant::Uws]));
+        println!("{}", table::tables(&rows, &self.ratio));
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl Plan {
 
     fn contestants(&self, place: &Place) -> Result<Vec<Contestant>> {
         let asked = |contestant: &Contestant| {
-            self.against.is_empty()
+            (self.against.is_empty() && !contestant.is_variant())
                 || self.against.contains(contestant)
                 || (*contestant == Contestant::IoUring && !self.without_ours)
         };
@@ -196,8 +196,8 @@ fn line(row: &Row) -> String {
     let what = match &row.void {
         Some(reason) => format!("VOID: {reason}"),
         None if row.deliveries == 0 => format!(
-            "{:.0} B each, {:.0} upgrades/s, p99 {:.2} ms",
-            row.rss_per_connection, row.upgrades_per_s, row.handshake_p99_ms
+            "{:.0} B each, {:.0} upgrades/s of {:.1} us, p99 {:.2} ms",
+            row.rss_per_connection, row.upgrades_per_s, row.upgrade_cpu_us, row.handshake_p99_ms
         ),
         None => format!(
             "{:.2} us ({:.2} + {:.2}), {:.0}/s, p50 {:.2} p99 {:.2} last p99 {:.2} ms, lag p99 {:.2} ms, client {:.2}",

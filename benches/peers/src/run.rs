@@ -56,6 +56,9 @@ pub struct Row {
     pub client_cores: f64,
     /// Upgrades a second, from the first connect to the last 101.
     pub upgrades_per_s: f64,
+    /// CPU of the contestant for each, in microseconds.
+    #[serde(default)]
+    pub upgrade_cpu_us: f64,
     /// From a connect's begin to its 101, the median.
     pub handshake_p50_ms: f64,
     /// The same, 99 of a hundred.
@@ -104,8 +107,11 @@ fn measure(contestant: Contestant, scenario: &Scenario, options: &RunOptions, ro
     let _steering = options.set_machine.then(|| steer(scenario.steered)).transpose()?;
     let mut running = contestant.start(&options.place, &options.contestants)?;
     let rss_before = rss_bytes(running.server.pid())?;
+    let cpu_before = used(running.server.pid())?;
     let (stolen, all) = steal()?;
     let crowd = connect(&running, scenario)?;
+    let (cpu_us, ..) = used(running.server.pid())?.since(cpu_before);
+    row.upgrade_cpu_us = cpu_us / scenario.clients() as f64;
     // The memory of a burst of handshakes is not that of idle connections; let both come to rest.
     stop::pass(Duration::from_millis(300))?;
     let rss = rss_bytes(running.server.pid())?.saturating_sub(rss_before);

@@ -26,9 +26,10 @@ const PACED: [Column; 9] = [
 ];
 
 /// Columns of idle connections.
-const IDLE: [Column; 4] = [
+const IDLE: [Column; 5] = [
     ("B each", |row| row.rss_per_connection, 0),
     ("per s", |row| row.upgrades_per_s, 0),
+    ("CPU us", |row| row.upgrade_cpu_us, 1),
     ("p50 ms", |row| row.handshake_p50_ms, 2),
     ("p99 ms", |row| row.handshake_p99_ms, 2),
 ];
@@ -50,15 +51,20 @@ pub fn tables(rows: &[Row], against: &[Contestant]) -> String {
 
 fn table(text: &mut String, scenario: &Scenario, steered: bool, rows: &[&Row], against: &[Contestant]) {
     let steering = if steered { "steered" } else { "not steered" };
-    let _ = writeln!(text, "\n{}: {} ({steering}; medians)\n", scenario.name, scenario.about);
+    let _ = writeln!(
+        text,
+        "\n{}: {} ({steering}; medians, ratios paired with the worst behind)\n",
+        scenario.name, scenario.about
+    );
     let (columns, primary): (&[Column], fn(&Row) -> f64) = match scenario.load {
         Load::Idle => (&IDLE, |row| row.upgrades_per_s),
         Load::Burst(_) => (&PACED, |row| row.deliveries_per_s),
         _ => (&PACED, |row| row.cpu_us),
     };
+    let more_is_better = matches!(scenario.load, Load::Idle | Load::Burst(_));
     let mut heads: Vec<String> = vec!["contestant".into(), "rounds".into()];
     heads.extend(columns.iter().map(|(head, ..)| (*head).to_owned()));
-    let of = if matches!(scenario.load, Load::Idle | Load::Burst(_)) { "per s" } else { "CPU" };
+    let of = if more_is_better { "per s" } else { "CPU" };
     heads.extend(against.iter().map(|other| format!("{of} / {}", other.name())));
     let _ = writeln!(text, "| {} |", heads.join(" | "));
     let _ = writeln!(text, "|{}", " --- |".repeat(heads.len()));
@@ -76,13 +82,18 @@ fn table(text: &mut String, scenario: &Scenario, steered: bool, rows: &[&Row], a
             cells.push(cell(median(sound.iter().map(|row| value(row))), *digits));
         }
         for other in against {
-            let ratios = sound.iter().filter_map(|row| {
+            let ratio = |row: &&Row| {
                 let pair = rows.iter().find(|pair| {
                     pair.contestant == other.name() && pair.round == row.round && pair.void.is_none()
                 })?;
                 Some(primary(row) / primary(pair))
+            };
+            let ratios: Vec<f64> = sound.iter().filter_map(ratio).collect();
+            let worst = ratios.iter().copied().reduce(if more_is_better { f64::min } else { f64::max });
+            cells.push(match (median(ratios.iter().copied()), worst) {
+                (Some(median), Some(worst)) if contestant != *other => format!("{median:.2} ({worst:.2})"),
+                (median, _) => cell(median, 2),
             });
-            cells.push(cell(median(ratios), 2));
         }
         let _ = writeln!(text, "| {} |", cells.join(" | "));
         for (reason, rounds) in reasons(&void) {
@@ -138,7 +149,7 @@ mod tests {
         let text = tables(&rows, &[Contestant::Floor]);
         let line = text.lines().find(|line| line.starts_with("| io-uring | ")).unwrap_or_default();
         assert!(line.starts_with("| io-uring | 3 | 2.40 |"), "{text}");
-        assert!(line.ends_with("| 0.60 |"), "the median of 0.5, 0.8 and 0.6: {text}");
+        assert!(line.ends_with("| 0.60 (0.80) |"), "the median and the worst of 0.5, 0.8 and 0.6: {text}");
         assert!(text.contains("io-uring: 1 void: 3 frames lost"), "{text}");
     }
 

@@ -23,7 +23,7 @@ fn measured(contestant: Contestant, floor_flags: &[&str], load: Load) -> Row {
     let floor_flags = floor_flags.iter().map(|flag| (*flag).to_owned()).collect();
     let options = RunOptions {
         place,
-        contestants: Options { reports: true, floor_flags },
+        contestants: Options { floor_flags },
         times: Times {
             warm_up: Duration::from_millis(200),
             window: Duration::from_secs(1),

@@ -46,6 +46,8 @@ pub struct Counters {
     pub pings: u64,
     /// Pongs received.
     pub pongs: u64,
+    /// Sessions whose time was over while the shard was behind, so that they got longer.
+    pub deferred: u64,
     /// Joins asked of the controller, probes included.
     pub joins_asked: u64,
     /// Pushes taken from the bridge.

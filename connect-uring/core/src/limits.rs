@@ -68,7 +68,7 @@ impl Default for Limits {
             send_buffer_bytes: 64 * 1024,
             rooms_per_session: 128,
             ping_interval_ms: 25_000,
-            ping_jitter_ms: 5_000,
+            ping_jitter_ms: 2_500,
             pong_ms: 10_000,
             close_ms: 3_000,
             answer_ms: 5_000,

@@ -33,6 +33,9 @@ use crate::session::Phase;
 use crate::session_table::SessionTable;
 use drain::Drain;
 
+/// How much longer a session is waited for that is late where the shard is behind itself, in milliseconds.
+const DEFERRED_MS: u64 = 1_000;
+
 /// One shard. Everything in it belongs to one thread: it is not `Send`.
 ///
 /// ```compile_fail
@@ -49,6 +52,8 @@ pub struct Shard {
     ledger: Ledger,
     pool: Pool,
     counters: Counters,
+    /// Whether all that others said was told before the deadlines that are handled now.
+    on_time: bool,
     /// State of the generator behind the pings' jitter.
     jitter: u64,
     /// The one ping that all sessions are sent.
@@ -91,6 +96,7 @@ impl Shard {
             ledger: Ledger::default(),
             pool: Pool::default(),
             counters: Counters::default(),
+            on_time: true,
             jitter: seed,
             ping: Parcel::own(frame::ping_frame()),
             spare_reader: Box::default(),
@@ -182,8 +188,13 @@ impl Shard {
     }
 
     /// Does what is due: reports, pings, sessions that took too long, the next step of a drain.
-    pub fn handle_deadline(&mut self, now: Now, out: &mut Outputs) {
+    ///
+    /// `on_time`: everything that others have said until now was told before this call. Where the shard itself is
+    /// behind, what a session is waited for may lie in its socket: it gets a little longer then, and nobody is closed
+    /// for a silence that is the shard's own.
+    pub fn handle_deadline(&mut self, now: Now, on_time: bool, out: &mut Outputs) {
         self.set_now(now);
+        self.on_time = on_time;
         self.ledger.report_due(self.now.monotonic_ms, &mut out.reports);
         let mut due = std::mem::take(&mut self.due);
         self.deadlines.take_due(self.now.monotonic_ms, &mut due);
@@ -289,6 +300,15 @@ impl Shard {
         }
         if session.deadline_ms > self.now.monotonic_ms {
             session.tick = self.deadlines.enter(slot, session.deadline_ms, session.tick);
+            return;
+        }
+        let others = match session.phase {
+            Phase::Live(_) | Phase::Echo(_) => session.awaits_pong,
+            _ => true,
+        };
+        if others && !self.on_time {
+            self.counters.deferred += 1;
+            self.arm(slot, DEFERRED_MS);
             return;
         }
         match session.phase {

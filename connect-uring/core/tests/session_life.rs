@@ -18,12 +18,15 @@ const UPGRADE: &str = "Host: ringcast\r\nConnection: Upgrade\r\nUpgrade: websock
 struct Bench {
     shard: Shard,
     now_ms: u64,
+    /// What the driver says when deadlines are due.
+    on_time: bool,
     out: Outputs,
 }
 
 impl Bench {
     fn new(limits: Limits) -> Self {
-        Self { shard: Shard::new(ShardId(0), limits, 7), now_ms: 1_000_000, out: Outputs::default() }
+        let shard = Shard::new(ShardId(0), limits, 7);
+        Self { shard, now_ms: 1_000_000, on_time: true, out: Outputs::default() }
     }
 
     fn now(&self) -> Now {
@@ -80,7 +83,7 @@ impl Bench {
             Some(next) => {
                 self.now_ms = next;
                 let now = self.now();
-                self.shard.handle_deadline(now, &mut self.out);
+                self.shard.handle_deadline(now, self.on_time, &mut self.out);
                 true
             }
             None => {
@@ -211,7 +214,7 @@ fn silence_is_pinged_then_closed_and_any_byte_is_a_sign_of_life() {
             assert!(bench.next_deadline(heard_ms + 60_000));
         }
         let silent_ms = bench.now_ms - heard_ms;
-        assert!((20_000..25_200).contains(&silent_ms), "pinged after {silent_ms} ms");
+        assert!((22_500..25_200).contains(&silent_ms), "pinged after {silent_ms} ms");
         assert_eq!(bench.write(session), [0x89, 0]);
         bench.next_deadline(bench.now_ms + 5_000);
         bench.receive(session, [0x81]);
@@ -225,11 +228,37 @@ fn silence_is_pinged_then_closed_and_any_byte_is_a_sign_of_life() {
         }
     }
     let silent_ms = bench.now_ms - heard_ms;
-    assert!((30_000..35_400).contains(&silent_ms), "closed after {silent_ms} ms");
+    assert!((32_500..35_400).contains(&silent_ms), "closed after {silent_ms} ms");
     assert_eq!(close_code(&bench.write(session)), CloseReason::PongTimeout.code());
     assert_eq!(bench.shard.counters().closes[CloseReason::PongTimeout as usize], 1);
     while bench.out.end.is_empty() {
         assert!(bench.next_deadline(heard_ms + 60_000), "who does not answer a close is ended");
+    }
+}
+
+#[test]
+fn nobody_is_closed_for_a_silence_that_is_the_shards_own() {
+    let mut bench = Bench::new(Limits::default());
+    let session = bench.join("u", "r");
+    let until = bench.now_ms + 600_000;
+    while bench.out.writable.is_empty() {
+        assert!(bench.next_deadline(until));
+    }
+    bench.write(session);
+    bench.on_time = false;
+    for _ in 0..20 {
+        assert!(bench.next_deadline(until));
+        assert!(ends(&bench.out) == 0 && bench.out.writable.is_empty(), "its pong may lie in its socket");
+    }
+    assert!(bench.shard.counters().deferred > 10);
+    bench.receive(session, [0x8a, 0x80, 0, 0, 0, 0]);
+    bench.on_time = true;
+    while bench.out.writable.is_empty() {
+        assert!(bench.next_deadline(until));
+    }
+    assert_eq!(bench.write(session), [0x89, 0], "it was heard, and is pinged again");
+    while ends(&bench.out) == 0 {
+        assert!(bench.next_deadline(until), "on time again, the shard closes who is silent");
     }
 }
 

@@ -69,12 +69,13 @@ impl Shard {
             counters.frames_written += 1;
             ledger.credit(parcel, Outcome::Written, counters, &mut out.reports);
         });
-        if failed {
+        if matches!(self.table[slot].phase, Phase::Ended) {
+            // What was begun will not be finished, whether this write failed or not.
+            self.drop_all(slot, out);
+        } else if failed {
             self.lost(slot, out);
         } else if self.table[slot].outbox.is_empty() {
             self.written_out(slot, out);
-        } else if matches!(self.table[slot].phase, Phase::Ended) {
-            self.drop_queued(slot, DropReason::Closed, out);
         } else {
             self.announce(slot, out);
         }

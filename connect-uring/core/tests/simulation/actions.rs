@@ -60,7 +60,7 @@ impl World {
                 let now = self.now_ms;
                 self.now_ms -= self.rng.u64(1..5_000).min(now);
                 self.hits.hit(Fault::ClockBack);
-                self.shard.handle_deadline(self.now(), &mut self.out);
+                self.shard.handle_deadline(self.now(), true, &mut self.out);
                 self.now_ms = now;
                 self.apply(Context::Deadline);
             }

@@ -52,6 +52,7 @@ faults!(
     Snapshot,
     ClockLeap,
     ClockBack,
+    ShardBehind,
     DrainInBurst,
     RefusedByDrain,
     StaleInput,

@@ -18,6 +18,8 @@ pub(crate) const USERS: usize = 12;
 pub(crate) const ROOMS: usize = 5;
 /// How late the coarse wheel may be, in milliseconds.
 const SLACK_MS: u64 = 128;
+/// How much longer a session gets where the shard is behind.
+const DEFERRED_MS: u64 = 1_000;
 
 /// What the shard is being told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(crate) struct World {
     pub(crate) writable: Vec<SessionId>,
     pub(crate) stale: Vec<SessionId>,
     pub(crate) drain_until_ms: Option<u64>,
+    /// Until then sessions may last longer than they should: the shard was behind.
+    deferred_until_ms: u64,
     /// Where the answer to a change of rooms, a snapshot and its open joins are gathered.
     pub(crate) rooms_changed: Option<(u64, Vec<SessionId>)>,
     pub(crate) snapshot: Vec<SessionInfo>,
@@ -76,6 +80,7 @@ impl World {
             writable: Vec::new(),
             stale: Vec::new(),
             drain_until_ms: None,
+            deferred_until_ms: 0,
             rooms_changed: None,
             snapshot: Vec::new(),
             asked_again: Vec::new(),
@@ -139,8 +144,14 @@ impl World {
     }
 
     pub(crate) fn handle_deadline(&mut self) {
-        let now = self.now();
-        self.shard.handle_deadline(now, &mut self.out);
+        let (now, on_time) = (self.now(), self.rng.u8(..20) > 0);
+        let deferred = self.shard.counters().deferred;
+        self.shard.handle_deadline(now, on_time, &mut self.out);
+        if self.shard.counters().deferred > deferred {
+            assert!(!on_time, "a shard that is on time waits no longer");
+            self.hits.hit(Fault::ShardBehind);
+            self.deferred_until_ms = self.now_ms + DEFERRED_MS + SLACK_MS;
+        }
         self.apply(Context::Deadline);
         self.pushes.check_due(self.now_ms);
         let next = self.shard.next_deadline();
@@ -152,6 +163,9 @@ impl World {
                 "a drain leaves nobody"
             );
             let age = self.now_ms.saturating_sub(peer.since_ms);
+            if self.now_ms <= self.deferred_until_ms {
+                continue;
+            }
             let limit = match peer.stage {
                 Stage::Head => self.limits.handshake_ms,
                 Stage::Asked | Stage::Asking => self.limits.join_ms,
