@@ -97,6 +97,14 @@ pub(crate) struct PressLive {
     pub(crate) stop: AtomicBool,
 }
 
+/// Puts this thread before others, where that is allowed (CAP_SYS_NICE): on cores that it shares with the system under
+/// test, pushes that leave late would be told as the system's latency. Its own lag is measured either way.
+fn come_first() {
+    const NICE: libc::c_int = -10;
+    // SAFETY: no pointers are passed; on Linux 0 names the calling thread (setpriority(2), C library differences).
+    let _refused_without_harm = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
 /// A press at work.
 pub(crate) struct Press {
     pub(crate) live: Arc<PressLive>,
@@ -110,6 +118,7 @@ impl Press {
         let (answer, report) = oneshot::channel();
         let shared = live.clone();
         std::thread::Builder::new().name(plan.name.clone()).spawn(move || {
+            come_first();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)

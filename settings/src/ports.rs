@@ -4,15 +4,26 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use crate::SettingError;
 
+/// How long a taken port is waited for. The kernel ends the io_uring requests of a process that was killed, and with
+/// them closes its listeners, a moment after the process is gone: a supervisor that starts it again at once comes sooner.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Binds the address once, without SO_REUSEPORT, and lets it go again: with SO_REUSEPORT alone a second node
-/// would silently share the port. `key` names the setting that the port came from.
+/// would silently share the port. `key` names the setting that the port came from. May take a second.
 pub fn check_port_free(key: &str, address: SocketAddr) -> Result<(), SettingError> {
-    let error = match TcpListener::bind(address) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let until = Instant::now() + PATIENCE;
+    let error = loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(PATIENCE / 20);
+            }
+            Err(error) => break error,
+        }
     };
     let remedy = match error.kind() {
         ErrorKind::AddrInUse => format!(
@@ -49,6 +60,18 @@ mod tests {
         let error = check_port_free("HTTP_PORT", address).unwrap_err().to_string();
         assert!(error.starts_with(&format!("HTTP_PORT = {}: the port is taken", address.port())), "{error}");
         assert!(!error.contains('\n'));
+    }
+
+    #[test]
+    fn a_port_that_is_let_go_in_time_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 4);
+            drop(taken);
+        });
+        check_port_free("HTTP_PORT", address).unwrap();
+        holder.join().unwrap();
     }
 
     #[test]
