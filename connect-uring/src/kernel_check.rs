@@ -94,6 +94,7 @@ mod tests {
 
     #[test]
     fn only_the_thread_that_asks_is_put_first() {
+        // SAFETY: no pointers are passed.
         let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         let before = nice();
         let (granted, after) = std::thread::spawn(move || (put_thread_first(), nice())).join().unwrap();
