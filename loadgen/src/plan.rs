@@ -62,7 +62,8 @@ pub struct FleetPlan {
     pub addrs: Vec<SocketAddr>,
     /// Clients in all.
     pub count: usize,
-    /// Connects a second, on a fixed schedule that waits for nobody.
+    /// Connects a second, on a fixed schedule that waits for nobody; infinite: each as soon as `max_open` lets it, and
+    /// its time counts from there.
     pub rate: f64,
     /// The user of a client.
     pub user: Naming,

@@ -75,6 +75,8 @@ pub struct PublishPlan {
     pub payload_bytes: usize,
     /// The deadline of a push, in milliseconds; 0: the push manager's default.
     pub deadline_ms: u32,
+    /// Whether a report is asked for with each.
+    pub reported: bool,
     /// How they are handed in.
     pub via: Via,
     /// The aim of each push, by its number.
@@ -85,7 +87,15 @@ impl PublishPlan {
     /// `count` pushes of 128 bytes at `rate` a second to one target, as one stream of pushes.
     pub fn to(target: Target, stream: u32, count: u64, rate: f64) -> Self {
         let aim = move |number| Aim { target: target.clone(), stream, seq: number };
-        Self { count, rate, payload_bytes: 128, deadline_ms: 0, via: Via::Stream, aim: Arc::new(aim) }
+        Self {
+            count,
+            rate,
+            payload_bytes: 128,
+            deadline_ms: 0,
+            reported: true,
+            via: Via::Stream,
+            aim: Arc::new(aim),
+        }
     }
 
     /// Pushes to users in turn, each user with a stream of its own from `first_stream` on.
@@ -98,7 +108,15 @@ impl PublishPlan {
                 seq: number / users.len() as u64,
             }
         };
-        Self { count, rate, payload_bytes: 128, deadline_ms: 0, via: Via::Unary, aim: Arc::new(aim) }
+        Self {
+            count,
+            rate,
+            payload_bytes: 128,
+            deadline_ms: 0,
+            reported: true,
+            via: Via::Unary,
+            aim: Arc::new(aim),
+        }
     }
 
     /// The deadline of each push, in milliseconds.
@@ -199,7 +217,7 @@ impl Publisher {
             doors: self.doors.clone(),
             payload_bytes: plan.payload_bytes,
             deadline_ms: plan.deadline_ms,
-            reported: 1.0,
+            reported: f64::from(u8::from(plan.reported)),
             outstanding: OUTSTANDING,
             aims: Aims::Given(plan.aim),
             warm_up_ns: 0,

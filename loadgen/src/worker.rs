@@ -214,6 +214,7 @@ impl Worker {
         for _ in 0..CONNECTS_AT_A_TIME {
             let now = monotonic_ns();
             let Some(due) = self.due_ns().filter(|due| *due <= now) else { return };
+            let due = if self.plan.rate.is_finite() { due } else { now };
             let local = self.connections.len();
             let number = self.number(local);
             let connection = Connection::begin(&self.plan, number, due, self.source.as_mut());

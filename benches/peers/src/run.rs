@@ -2,22 +2,22 @@
 //!
 //! Owns: the order of a run and what makes a row void. Must not: compare rows. Talks to: all others here.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use loadgen::monotonic_ns;
+use loadgen::{FleetReport, PublishReport, monotonic_ns};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::steer;
-use crate::contestant::{Contestant, Options, Place, Running};
+use crate::contestant::{Contestant, Intake, Options, Place, Running};
 use crate::cpu::{Used, rss_bytes, steal, used, used_by_one};
-use crate::crowd::Crowd;
-use crate::publisher::Publisher;
+use crate::load::{Crowd, Publishes, wait_for_received};
 use crate::scenario::{Load, Scenario, Times};
 use crate::stop;
 
-/// How long all subscribers may take to connect.
-const CONNECT: Duration = Duration::from_secs(60);
+/// Publishes go on for so long after the window.
+const TAIL: Duration = Duration::from_millis(250);
 
 /// What was measured in one run. Fields that a scenario does not have are 0.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -109,105 +109,123 @@ fn measure(contestant: Contestant, scenario: &Scenario, options: &RunOptions, ro
     let rss_before = rss_bytes(running.server.pid())?;
     let cpu_before = used(running.server.pid())?;
     let (stolen, all) = steal()?;
-    let crowd = connect(&running, scenario)?;
+    let crowd = Crowd::connect(running.addr, scenario)?;
     let (cpu_us, ..) = used(running.server.pid())?.since(cpu_before);
     row.upgrade_cpu_us = cpu_us / scenario.clients() as f64;
+    row.upgrades_per_s = scenario.clients() as f64 / crowd.connecting.as_secs_f64();
     // The memory of a burst of handshakes is not that of idle connections; let both come to rest.
     stop::pass(Duration::from_millis(300))?;
     let rss = rss_bytes(running.server.pid())?.saturating_sub(rss_before);
     row.rss_per_connection = rss as f64 / scenario.clients() as f64;
-    let (published, from_ns) = match scenario.load {
-        Load::Idle => (vec![0; scenario.rooms as usize], u64::MAX),
-        load => publish(load, &running, scenario, options, &crowd, row)?,
-    };
+    let to_user = matches!(scenario.load, Load::PacedToUser(_));
+    let mut publishes = Publishes::new(running.intake, scenario, to_user);
+    match scenario.load {
+        Load::Idle => {}
+        Load::Paced(rate) | Load::PacedToUser(rate) => {
+            pace(rate, &mut publishes, &running, scenario, options, &crowd, row)?;
+        }
+        Load::Burst(count) => burst(count, &mut publishes, &running, scenario, options, &crowd, row)?,
+    }
     let (stolen, all) = {
         let now = steal()?;
         (now.0 - stolen, now.1 - all)
     };
     row.steal_percent = stolen as f64 * 100.0 / all.max(1) as f64;
     running.server.check()?;
-    let report = crowd.finish()?;
-    row.upgrades_per_s = scenario.clients() as f64 * 1e9 / report.connecting_ns.max(1) as f64;
-    row.handshake_p50_ms = report.handshake.percentile_ms(50.0);
-    row.handshake_p99_ms = report.handshake.percentile_ms(99.0);
-    row.p50_ms = report.latency.percentile_ms(50.0);
-    row.p99_ms = report.latency.percentile_ms(99.0);
-    let last = report.last_receiver(from_ns);
+    let seen = crowd.finish()?;
+    row.handshake_p50_ms = seen.join.percentile_ms(50.0);
+    row.handshake_p99_ms = seen.join.percentile_ms(99.0);
+    row.p50_ms = seen.latency.percentile_ms(50.0);
+    row.p99_ms = seen.latency.percentile_ms(99.0);
+    let last = seen.last_receiver(0..scenario.rooms);
     (row.last_p50_ms, row.last_p99_ms) = (last.percentile_ms(50.0), last.percentile_ms(99.0));
-    if let Some(fault) = report.fault(scenario, &published) {
+    if matches!(scenario.load, Load::Burst(_)) {
+        row.deliveries_per_s = burst_rate(&seen);
+    }
+    if let Some(fault) = publishes.fault(scenario, &seen) {
         bail!(fault);
     }
     Ok(())
 }
 
-fn connect(running: &Running, scenario: &Scenario) -> Result<Crowd> {
-    let crowd = Crowd::connect(running.addr, scenario)?;
-    let all = scenario.clients() as u64;
-    let connected =
-        stop::wait_for("all subscribers connect", CONNECT, || crowd.joined() + crowd.broken() >= all);
-    let (joined, broken) = (crowd.joined(), crowd.broken());
-    if connected.is_err() || joined != all {
-        let report = crowd.finish()?;
-        bail!("{joined} of {all} subscribers joined, {broken} broke: {:?}", report.errors);
-    }
-    Ok(crowd)
-}
-
-/// Publishes and measures; returns how much was published to each room, and from when on latencies count.
-fn publish(
-    load: Load,
+/// Publishes on a schedule; the window lies between a warm-up and the last publishes.
+fn pace(
+    rate: f64,
+    publishes: &mut Publishes,
     running: &Running,
     scenario: &Scenario,
     options: &RunOptions,
     crowd: &Crowd,
     row: &mut Row,
-) -> Result<(Vec<u64>, u64)> {
+) -> Result<()> {
     let times = &options.times;
-    let publisher = Publisher::connect(running.intake, scenario, matches!(load, Load::PacedToUser(_)))?;
+    let count = ((times.warm_up + times.window + TAIL).as_secs_f64() * rate).ceil() as u64;
     let pid = running.server.pid();
-    let from_ns = match load {
-        Load::Idle => 0,
-        Load::Paced(rate) | Load::PacedToUser(rate) => {
-            publisher.pace(rate);
-            stop::pass(times.warm_up)?;
-            let from_ns = monotonic_ns();
-            crowd.count_from(from_ns);
-            let window = Window::open(pid, crowd)?;
-            stop::pass(times.window)?;
-            window.close(pid, crowd, row)?;
-            from_ns
-        }
-        Load::Burst(count) => {
-            let mut due = 0;
-            let mut burst = |count: u32| -> Result<()> {
-                publisher.burst(count);
-                due += u64::from(count) * u64::from(scenario.members);
-                let _ = stop::wait_for("all arrive", times.patience, || crowd.received() >= due);
-                stop::check()
-            };
-            burst(count.div_ceil(10))?;
-            let from_ns = monotonic_ns();
-            crowd.count_from(from_ns);
-            let window = Window::open(pid, crowd)?;
-            for _ in 0..times.bursts {
-                burst(count)?;
-            }
-            window.close(pid, crowd, row)?;
-            from_ns
-        }
+    let (report, ()) = publishes.publish(count, rate, || {
+        stop::wait_for("the first delivery", times.patience, || crowd.received() > 0)?;
+        stop::pass(times.warm_up)?;
+        crowd.forget();
+        let window = Window::open(pid, crowd)?;
+        stop::pass(times.window)?;
+        window.close(pid, crowd, row)
+    })?;
+    wait_for_received(crowd, publishes.count * u64::from(scenario.members), times.patience)?;
+    judge_reports(&report, scenario, running.intake)?;
+    row.lag_p99_ms = report.lag.percentile_ms(99.0);
+    Ok(())
+}
+
+/// Publishes back to back, waits until all have arrived, and again; a tenth of a burst comes first.
+fn burst(
+    count: u32,
+    publishes: &mut Publishes,
+    running: &Running,
+    scenario: &Scenario,
+    options: &RunOptions,
+    crowd: &Crowd,
+    row: &mut Row,
+) -> Result<()> {
+    let patience = options.times.patience;
+    let mut once = |count: u32| -> Result<()> {
+        let (report, ()) = publishes.publish(u64::from(count), f64::INFINITY, || Ok(()))?;
+        wait_for_received(crowd, publishes.count * u64::from(scenario.members), patience)?;
+        judge_reports(&report, scenario, running.intake)
     };
-    let due = publisher.rest()? * u64::from(scenario.members);
-    // A loss shows as a wait that ends without all; what was lost is told by the books.
-    let _ = stop::wait_for("all arrive", times.patience, || crowd.received() >= due);
-    stop::check()?;
-    let published = publisher.finish()?;
-    if let Some(reported) = published.reported
-        && (reported.written, reported.other) != (due, 0)
-    {
-        bail!("{due} deliveries, but the reports say {reported:?}");
+    once(count.div_ceil(10))?;
+    crowd.forget();
+    let window = Window::open(running.server.pid(), crowd)?;
+    for _ in 0..options.times.bursts {
+        once(count)?;
     }
-    row.lag_p99_ms = published.lag.percentile_ms(99.0);
-    Ok((published.rooms, from_ns))
+    window.close(running.server.pid(), crowd, row)
+}
+
+/// Deliveries a second while bursts were on their way: from when each was due to its last receipt, without the time
+/// between them.
+fn burst_rate(seen: &FleetReport) -> f64 {
+    let mut bursts: HashMap<u64, (u64, u64)> = HashMap::new();
+    for span in seen.pushes.values() {
+        let (last_ns, received) = bursts.entry(span.intended_ns).or_default();
+        *last_ns = (*last_ns).max(span.last_ns);
+        *received += span.receivers;
+    }
+    let (mut time_ns, mut received) = (0, 0);
+    for (due_ns, (last_ns, count)) in bursts {
+        time_ns += last_ns.saturating_sub(due_ns);
+        received += count;
+    }
+    received as f64 * 1e9 / time_ns.max(1) as f64
+}
+
+/// Where the contestant reports and was asked to, every delivery must have been reported as written.
+fn judge_reports(report: &PublishReport, scenario: &Scenario, intake: Intake) -> Result<()> {
+    let Intake::Deliver { reports: true, .. } = intake else { return Ok(()) };
+    let due = report.count * u64::from(scenario.members);
+    let told = report.outcomes();
+    if (told.written, told.members) != (due, due) {
+        bail!("{due} deliveries, but the reports say {told:?}");
+    }
+    Ok(())
 }
 
 /// The window that is measured.
