@@ -10,6 +10,7 @@ use ringcast_proto::pubsub::connect_node_service_client::ConnectNodeServiceClien
 use ringcast_proto::pubsub::delivery;
 use ringcast_proto::pubsub::{DeliverHello, DeliverRequest, Delivery, MessageContent};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
@@ -30,6 +31,7 @@ const DEADLINE_MS: u32 = 1000;
 /// One stream to each node.
 pub(crate) struct DeliverLane {
     senders: Vec<mpsc::Sender<DeliverRequest>>,
+    readers: Vec<JoinHandle<()>>,
     queued: Vec<Delivery>,
     /// Those of `queued` that no node will answer.
     unanswerable: Vec<u64>,
@@ -39,11 +41,13 @@ pub(crate) struct DeliverLane {
 impl DeliverLane {
     pub(crate) async fn open(nodes: &[String], books: &SharedBooks) -> anyhow::Result<Self> {
         anyhow::ensure!(!nodes.is_empty(), "no node to deliver to: its gRPC address is needed");
-        let mut senders = Vec::new();
+        let (mut senders, mut readers) = (Vec::new(), Vec::new());
         for node in nodes {
-            senders.push(open_stream(node, books).await?);
+            let (sender, reader) = open_stream(node, books).await?;
+            senders.push(sender);
+            readers.push(reader);
         }
-        Ok(Self { senders, queued: Vec::new(), unanswerable: Vec::new(), books: books.clone() })
+        Ok(Self { senders, readers, queued: Vec::new(), unanswerable: Vec::new(), books: books.clone() })
     }
 
     pub(crate) fn nodes(&self) -> u16 {
@@ -107,9 +111,21 @@ impl DeliverLane {
     pub(crate) fn is_stuck(&self) -> bool {
         !self.queued.is_empty()
     }
+
+    /// Ends the streams and waits until the nodes have, too: they have read all then, also what they do not report.
+    pub(crate) async fn end(self) {
+        drop(self.senders);
+        for reader in self.readers {
+            // A reader has no way to fail.
+            let _ = reader.await;
+        }
+    }
 }
 
-async fn open_stream(node: &str, books: &SharedBooks) -> anyhow::Result<mpsc::Sender<DeliverRequest>> {
+async fn open_stream(
+    node: &str,
+    books: &SharedBooks,
+) -> anyhow::Result<(mpsc::Sender<DeliverRequest>, JoinHandle<()>)> {
     let mut client = ConnectNodeServiceClient::new(channel(node).await?);
     let (sender, requests) = mpsc::channel(MESSAGES_AHEAD);
     let hello = DeliverHello { manager_id: format!("loadgen-{}", std::process::id()) };
@@ -117,7 +133,7 @@ async fn open_stream(node: &str, books: &SharedBooks) -> anyhow::Result<mpsc::Se
     let answer = client.deliver(ReceiverStream::new(requests)).await;
     let mut outcomes = answer.with_context(|| format!("no Deliver stream at {node}"))?.into_inner();
     let answers = books.clone();
-    tokio::spawn(async move {
+    let reader = tokio::spawn(async move {
         let why = loop {
             match outcomes.message().await {
                 Ok(Some(response)) => {
@@ -133,5 +149,5 @@ async fn open_stream(node: &str, books: &SharedBooks) -> anyhow::Result<mpsc::Se
         };
         lock(&answers).lane_broke(0, why.0, &why.1);
     });
-    Ok(sender)
+    Ok((sender, reader))
 }

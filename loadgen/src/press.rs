@@ -187,7 +187,7 @@ async fn run(mut plan: PressPlan, live: &PressLive) -> anyhow::Result<PressRepor
         live.sent.store(lock(&books).report.sent, Relaxed);
     }
     let measured = from.map(|(time, at_ns)| (ThreadTime::own().since(time), monotonic_ns() - at_ns));
-    settle(&plan, &books, &mut lane, live).await;
+    settle(&plan, &books, lane, live).await;
     let books = std::mem::take(&mut *lock(&books));
     let mut report = books.finish();
     (report.time, report.measured_ns) = measured.unwrap_or_default();
@@ -233,11 +233,14 @@ fn publish(plan: &PressPlan, books: &SharedBooks, lane: &mut Lane, number: u64, 
 }
 
 /// Sends what is stuck and waits for the answers, as long as that may take.
-async fn settle(plan: &PressPlan, books: &SharedBooks, lane: &mut Lane, live: &PressLive) {
+async fn settle(plan: &PressPlan, books: &SharedBooks, mut lane: Lane, live: &PressLive) {
     let end = monotonic_ns() + plan.grace.as_nanos() as u64;
     while monotonic_ns() < end && (lane.is_stuck() || lock(books).in_flight() > 0) {
         live.latest_ns.fetch_max(lane.flush(), Relaxed);
         tokio::time::sleep(LOOK_EVERY).await;
     }
     live.sent.store(lock(books).report.sent, Relaxed);
+    let left = Duration::from_nanos(end.saturating_sub(monotonic_ns()));
+    // What a node has not read by then is found to be missing at the clients.
+    let _ = tokio::time::timeout(left, lane.end()).await;
 }

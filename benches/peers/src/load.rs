@@ -15,7 +15,6 @@ use loadgen::{
 
 use crate::contestant::Intake;
 use crate::scenario::Scenario;
-use crate::stop;
 
 /// How long all subscribers may take to connect.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -183,10 +182,4 @@ impl Publishes {
             )
         })
     }
-}
-
-/// Waits until so many publishes were received; a loss shows as a wait that ends without all, and is told by the books.
-pub fn wait_for_received(crowd: &Crowd, due: u64, patience: Duration) -> Result<()> {
-    let _ = stop::wait_for("all arrive", patience, || crowd.received() >= due);
-    stop::check()
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::bench::steer;
 use crate::contestant::{Contestant, Intake, Options, Place, Running};
 use crate::cpu::{Used, rss_bytes, steal, used, used_by_one};
-use crate::load::{Crowd, Publishes, wait_for_received};
+use crate::load::{Crowd, Publishes};
 use crate::scenario::{Load, Scenario, Times};
 use crate::stop;
 
@@ -119,12 +119,11 @@ fn measure(contestant: Contestant, scenario: &Scenario, options: &RunOptions, ro
     row.rss_per_connection = rss as f64 / scenario.clients() as f64;
     let to_user = matches!(scenario.load, Load::PacedToUser(_));
     let mut publishes = Publishes::new(running.intake, scenario, to_user);
+    let bout = Bout { running: &running, scenario, times: &options.times, crowd: &crowd };
     match scenario.load {
         Load::Idle => {}
-        Load::Paced(rate) | Load::PacedToUser(rate) => {
-            pace(rate, &mut publishes, &running, scenario, options, &crowd, row)?;
-        }
-        Load::Burst(count) => burst(count, &mut publishes, &running, scenario, options, &crowd, row)?,
+        Load::Paced(rate) | Load::PacedToUser(rate) => bout.pace(rate, &mut publishes, row)?,
+        Load::Burst(count) => bout.burst(count, &mut publishes, row)?,
     }
     let (stolen, all) = {
         let now = steal()?;
@@ -148,56 +147,60 @@ fn measure(contestant: Contestant, scenario: &Scenario, options: &RunOptions, ro
     Ok(())
 }
 
-/// Publishes on a schedule; the window lies between a warm-up and the last publishes.
-fn pace(
-    rate: f64,
-    publishes: &mut Publishes,
-    running: &Running,
-    scenario: &Scenario,
-    options: &RunOptions,
-    crowd: &Crowd,
-    row: &mut Row,
-) -> Result<()> {
-    let times = &options.times;
-    let count = ((times.warm_up + times.window + TAIL).as_secs_f64() * rate).ceil() as u64;
-    let pid = running.server.pid();
-    let (report, ()) = publishes.publish(count, rate, || {
-        stop::wait_for("the first delivery", times.patience, || crowd.received() > 0)?;
-        stop::pass(times.warm_up)?;
-        crowd.forget();
-        let window = Window::open(pid, crowd)?;
-        stop::pass(times.window)?;
-        window.close(pid, crowd, row)
-    })?;
-    wait_for_received(crowd, publishes.count * u64::from(scenario.members), times.patience)?;
-    judge_reports(&report, scenario, running.intake)?;
-    row.lag_p99_ms = report.lag.percentile_ms(99.0);
-    Ok(())
+/// A contestant with its subscribers, about to be published to.
+struct Bout<'a> {
+    running: &'a Running,
+    scenario: &'a Scenario,
+    times: &'a Times,
+    crowd: &'a Crowd,
 }
 
-/// Publishes back to back, waits until all have arrived, and again; a tenth of a burst comes first.
-fn burst(
-    count: u32,
-    publishes: &mut Publishes,
-    running: &Running,
-    scenario: &Scenario,
-    options: &RunOptions,
-    crowd: &Crowd,
-    row: &mut Row,
-) -> Result<()> {
-    let patience = options.times.patience;
-    let mut once = |count: u32| -> Result<()> {
-        let (report, ()) = publishes.publish(u64::from(count), f64::INFINITY, || Ok(()))?;
-        wait_for_received(crowd, publishes.count * u64::from(scenario.members), patience)?;
-        judge_reports(&report, scenario, running.intake)
-    };
-    once(count.div_ceil(10))?;
-    crowd.forget();
-    let window = Window::open(running.server.pid(), crowd)?;
-    for _ in 0..options.times.bursts {
-        once(count)?;
+impl Bout<'_> {
+    /// Publishes on a schedule; the window lies between a warm-up and the last publishes.
+    fn pace(&self, rate: f64, publishes: &mut Publishes, row: &mut Row) -> Result<()> {
+        let Times { warm_up, window, patience, .. } = *self.times;
+        let count = ((warm_up + window + TAIL).as_secs_f64() * rate).ceil() as u64;
+        let (report, ()) = publishes.publish(count, rate, || {
+            stop::wait_for("the first delivery", patience, || self.crowd.received() > 0)?;
+            stop::pass(warm_up)?;
+            self.crowd.forget();
+            let measured = Window::open(self.running.server.pid(), self.crowd)?;
+            stop::pass(window)?;
+            measured.close(self.running.server.pid(), self.crowd, row)
+        })?;
+        row.lag_p99_ms = report.lag.percentile_ms(99.0);
+        self.judge_arrivals(publishes, &report)
     }
-    window.close(running.server.pid(), crowd, row)
+
+    /// Publishes back to back, waits until all have arrived, and again; a tenth of a burst comes first.
+    fn burst(&self, count: u32, publishes: &mut Publishes, row: &mut Row) -> Result<()> {
+        let mut once = |count: u32| -> Result<()> {
+            let (report, ()) = publishes.publish(u64::from(count), f64::INFINITY, || Ok(()))?;
+            self.judge_arrivals(publishes, &report)
+        };
+        once(count.div_ceil(10))?;
+        self.crowd.forget();
+        let measured = Window::open(self.running.server.pid(), self.crowd)?;
+        for _ in 0..self.times.bursts {
+            once(count)?;
+        }
+        measured.close(self.running.server.pid(), self.crowd, row)
+    }
+
+    /// Waits until all has arrived. What did not is told by the books; but where the contestant reports and was asked
+    /// to, every delivery must have been reported as written.
+    fn judge_arrivals(&self, publishes: &Publishes, report: &PublishReport) -> Result<()> {
+        let members = u64::from(self.scenario.members);
+        let all = publishes.count * members;
+        let _ = stop::wait_for("all arrive", self.times.patience, || self.crowd.received() >= all);
+        stop::check()?;
+        let (due, told) = (report.count * members, report.outcomes());
+        let reports = matches!(self.running.intake, Intake::Deliver { reports: true, .. });
+        if reports && (told.written, told.members) != (due, due) {
+            bail!("{due} deliveries, but the reports say {told:?}");
+        }
+        Ok(())
+    }
 }
 
 /// Deliveries a second while bursts were on their way: from when each was due to its last receipt, without the time
@@ -215,17 +218,6 @@ fn burst_rate(seen: &FleetReport) -> f64 {
         received += count;
     }
     received as f64 * 1e9 / time_ns.max(1) as f64
-}
-
-/// Where the contestant reports and was asked to, every delivery must have been reported as written.
-fn judge_reports(report: &PublishReport, scenario: &Scenario, intake: Intake) -> Result<()> {
-    let Intake::Deliver { reports: true, .. } = intake else { return Ok(()) };
-    let due = report.count * u64::from(scenario.members);
-    let told = report.outcomes();
-    if (told.written, told.members) != (due, due) {
-        bail!("{due} deliveries, but the reports say {told:?}");
-    }
-    Ok(())
 }
 
 /// The window that is measured.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use loadgen::{Fleet, FleetPlan, PublishPlan, Publisher, Reconnect, Target, Totals, Via};
+use loadgen::{Fleet, FleetPlan, PublishPlan, Publisher, PushResult, Reconnect, Target, Totals, Via};
 use ringcast_proto::pubsub::Outcomes;
 use ringcast_tests::procfs::{cpu_seconds, memory, rss_bytes};
 use ringcast_tests::{System, SystemPlan, enter_own_network};
@@ -213,7 +213,17 @@ async fn pushes(
         pushed.answered
     );
     let expected = Outcomes { members: due, written: due, ..Outcomes::default() };
-    ensure!(pushed.refused() == 0 && pushed.outcomes() == expected, "{what}: {:?}", pushed.outcomes());
+    let why = pushed.results.iter().find_map(|(number, result)| match result {
+        PushResult::Refused(code, message) => Some(format!(", push {number}: code {code}, {message}")),
+        PushResult::Reported(_) => None,
+    });
+    ensure!(
+        pushed.refused() == 0 && pushed.outcomes() == expected,
+        "{what}: {} refused or not answered, the others {:?}{}",
+        pushed.refused(),
+        pushed.outcomes(),
+        why.unwrap_or_default()
+    );
     Ok(())
 }
 
