@@ -149,7 +149,7 @@ impl Books {
                     self.report.answered.record_ns(at_ns.saturating_sub(push.due_ns));
                 }
                 let total = report.total.unwrap_or_default();
-                add(&mut self.report.receipts, &total);
+                self.report.receipts += &Receipts::from(&total);
                 if push.full {
                     stream.written += total.written;
                     stream.uncertain += total.queued + total.unknown;
@@ -171,18 +171,10 @@ impl Books {
     /// One of several answers to a push.
     pub(crate) fn answered_in_part(&mut self, id: u64, part: &Outcomes, at_ns: u64) {
         let Some(push) = self.in_flight.get_mut(&id) else { return };
-        let sum = &mut push.outcomes;
-        sum.members += part.members;
-        sum.written += part.written;
-        sum.queued += part.queued;
-        sum.dropped_slow += part.dropped_slow;
-        sum.dropped_closed += part.dropped_closed;
-        sum.dropped_shed += part.dropped_shed;
-        sum.offline += part.offline;
-        sum.unknown += part.unknown;
+        push.outcomes += part;
         push.waiting = push.waiting.saturating_sub(1);
         if push.waiting == 0 {
-            let report = DeliveryReport { total: Some(*sum), ..DeliveryReport::default() };
+            let report = DeliveryReport { total: Some(push.outcomes), ..DeliveryReport::default() };
             self.answered(id, PushResult::Reported(report), at_ns);
         }
     }
@@ -211,15 +203,4 @@ impl Books {
         }
         self.report
     }
-}
-
-fn add(sum: &mut Receipts, part: &Outcomes) {
-    sum.members += part.members;
-    sum.written += part.written;
-    sum.queued += part.queued;
-    sum.dropped_slow += part.dropped_slow;
-    sum.dropped_closed += part.dropped_closed;
-    sum.dropped_shed += part.dropped_shed;
-    sum.offline += part.offline;
-    sum.unknown += part.unknown;
 }

@@ -43,15 +43,7 @@ pub(crate) fn correctness(
     for report in reports {
         out.published += report.sent;
         out.unanswered += report.unanswered + report.refused.values().sum::<u64>();
-        let (sum, part) = (&mut out.reported, &report.receipts);
-        sum.members += part.members;
-        sum.written += part.written;
-        sum.queued += part.queued;
-        sum.dropped_slow += part.dropped_slow;
-        sum.dropped_closed += part.dropped_closed;
-        sum.dropped_shed += part.dropped_shed;
-        sum.offline += part.offline;
-        sum.unknown += part.unknown;
+        out.reported += &report.receipts;
         for (stream, receipts) in &report.by_stream {
             let known = told.entry(*stream).or_default();
             known.sent += receipts.sent;

@@ -97,7 +97,7 @@ fn objectives(html: &mut String, result: &RunResult) {
 
 fn charts(result: &RunResult) -> Vec<Chart> {
     let moments = &result.timeline;
-    let mut charts = vec![percentiles(result)];
+    let mut charts = percentiles(result);
     let over = |name: &str, of: &dyn Fn(&Moment) -> Option<f64>| Line {
         name: name.into(),
         points: moments.iter().map(|moment| (moment.at_s, of(moment))).collect(),
@@ -158,28 +158,35 @@ fn charts(result: &RunResult) -> Vec<Chart> {
     charts
 }
 
-fn percentiles(result: &RunResult) -> Chart {
-    let scopes = result.latency.iter().filter(|scope| scope.samples > 0);
-    let lines = scopes.map(|scope| {
-        // The largest of n values stands where 1 in n lies beyond.
-        let last = 1.0 - 1.0 / scope.samples.max(2) as f64;
-        let points = scope.curve.iter().map(|(quantile, ms)| (quantile.min(last), Some(*ms))).collect();
-        Line { name: format!("{} {}", scope.scope, scope.until), points, dashed: scope.until == "report" }
-    });
-    let mut limits: Vec<(f64, String)> = Vec::new();
-    for objective in result.objectives.iter().filter(|objective| objective.unit == "ms") {
-        let asked = objective.asked.split_whitespace().next().unwrap_or_default();
-        let measured = |scope: &&str| split_scope(scope).0 == split_scope(asked).0;
-        if result.latency.iter().map(|scope| scope.scope.as_str()).any(|scope| measured(&scope)) {
-            limits.push((objective.limit, objective.asked.clone()));
+/// A chart for each scope: the curves of several lie on top of one another.
+fn percentiles(result: &RunResult) -> Vec<Chart> {
+    let mut scopes: Vec<&str> = Vec::new();
+    for measured in result.latency.iter().filter(|measured| measured.samples > 0) {
+        if !scopes.contains(&measured.scope.as_str()) {
+            scopes.push(&measured.scope);
         }
     }
+    scopes.into_iter().map(|scope| percentiles_of(result, scope)).collect()
+}
+
+fn percentiles_of(result: &RunResult, scope: &str) -> Chart {
+    let measured = result.latency.iter().filter(|measured| measured.scope == scope && measured.samples > 0);
+    let lines = measured.map(|measured| {
+        // The largest of n values stands where 1 in n lies beyond.
+        let last = 1.0 - 1.0 / measured.samples.max(2) as f64;
+        let points = measured.curve.iter().map(|(quantile, ms)| (quantile.min(last), Some(*ms))).collect();
+        Line { name: measured.until.clone(), points, dashed: measured.until == "report" }
+    });
+    let limits = result.objectives.iter().filter(|objective| {
+        let asked = objective.asked.split_whitespace().next().unwrap_or_default();
+        objective.unit == "ms" && split_scope(asked).0 == split_scope(scope).0
+    });
     Chart {
-        title: "Latency by percentile".into(),
+        title: format!("Latency by percentile: {scope}"),
         x: Axis { name: "share of values at most this", scale: Scale::Nines },
         y: Axis { name: "ms", scale: Scale::Log },
         lines: lines.collect(),
-        limits,
+        limits: limits.map(|objective| (objective.limit, objective.asked.clone())).collect(),
         events: Vec::new(),
     }
 }
@@ -437,7 +444,8 @@ mod tests {
         let (verdict, first_plot) = (page.find("word PASS").unwrap(), page.find("<svg").unwrap());
         assert!(verdict < first_plot, "the verdict stands on top");
         for title in [
-            "Latency by percentile",
+            "Latency by percentile: join",
+            "Latency by percentile: room_push(100)",
             "Latency of each receiver over time",
             "Connections over time",
             "Deliveries over time",

@@ -168,14 +168,7 @@ impl PublishReport {
         let mut sum = Outcomes::default();
         for result in self.results.values() {
             let PushResult::Reported(DeliveryReport { total: Some(total), .. }) = result else { continue };
-            sum.members += total.members;
-            sum.written += total.written;
-            sum.queued += total.queued;
-            sum.dropped_slow += total.dropped_slow;
-            sum.dropped_closed += total.dropped_closed;
-            sum.dropped_shed += total.dropped_shed;
-            sum.offline += total.offline;
-            sum.unknown += total.unknown;
+            sum += total;
         }
         sum
     }

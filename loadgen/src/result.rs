@@ -5,7 +5,9 @@
 //! Units stand in the names: `_ms`, `_s`, `_bytes`, `_per_s`, `cores` (1.0 is one core kept busy).
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
+use ringcast_proto::pubsub::Outcomes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +242,34 @@ pub struct Receipts {
     pub offline: u64,
     /// The link was lost.
     pub unknown: u64,
+}
+
+impl From<&Outcomes> for Receipts {
+    fn from(told: &Outcomes) -> Self {
+        Self {
+            members: told.members,
+            written: told.written,
+            queued: told.queued,
+            dropped_slow: told.dropped_slow,
+            dropped_closed: told.dropped_closed,
+            dropped_shed: told.dropped_shed,
+            offline: told.offline,
+            unknown: told.unknown,
+        }
+    }
+}
+
+impl AddAssign<&Receipts> for Receipts {
+    fn add_assign(&mut self, more: &Receipts) {
+        self.members += more.members;
+        self.written += more.written;
+        self.queued += more.queued;
+        self.dropped_slow += more.dropped_slow;
+        self.dropped_closed += more.dropped_closed;
+        self.dropped_shed += more.dropped_shed;
+        self.offline += more.offline;
+        self.unknown += more.unknown;
+    }
 }
 
 /// How evenly the load lay.

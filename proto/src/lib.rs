@@ -5,6 +5,7 @@
 
 mod grpc_limits;
 mod ids;
+mod outcomes;
 mod reflection;
 
 pub use grpc_limits::{

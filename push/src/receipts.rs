@@ -120,7 +120,7 @@ impl OpenPush {
         for part in &mut self.parts {
             part.give_up();
             let PartState::Known(outcomes) = part.state else { continue };
-            add(&mut total, &outcomes);
+            total += &outcomes;
             if self.by_node && outcomes.members > 0 {
                 nodes.push(NodeOutcomes { node_id: part.node.to_string(), outcomes: Some(outcomes) });
             }
@@ -331,20 +331,4 @@ fn sum(of: &Outcomes) -> u64 {
     let all =
         [of.written, of.queued, of.dropped_slow, of.dropped_closed, of.dropped_shed, of.offline, of.unknown];
     all.into_iter().fold(0, u64::saturating_add)
-}
-
-fn add(total: &mut Outcomes, more: &Outcomes) {
-    let fields = [
-        (&mut total.members, more.members),
-        (&mut total.written, more.written),
-        (&mut total.queued, more.queued),
-        (&mut total.dropped_slow, more.dropped_slow),
-        (&mut total.dropped_closed, more.dropped_closed),
-        (&mut total.dropped_shed, more.dropped_shed),
-        (&mut total.offline, more.offline),
-        (&mut total.unknown, more.unknown),
-    ];
-    for (total, more) in fields {
-        *total = total.saturating_add(more);
-    }
 }
