@@ -177,13 +177,15 @@ async fn join_all(fleet: &Fleet, clients: usize) -> Result<()> {
     loop {
         let totals = fleet.totals();
         if totals.live >= clients {
-            println!("{} were told to come back later, and did", totals.reconnects);
+            let Totals { refused, broken, reconnects, .. } = totals;
+            println!("{reconnects} came back: {refused} were told to, {broken} had lost their connection");
             return Ok(());
         }
         if totals.live > best.0 {
             best = (totals.live, Instant::now());
         }
-        ensure!(best.1.elapsed() < STALL && totals.broken == 0, "not all could join: {totals:?}");
+        // Where the cores are full, a join may take longer than the node waits for one; such a client comes back, too.
+        ensure!(best.1.elapsed() < STALL, "not all could join: {totals:?}");
         if totals.live * 10 / clients > told {
             told = totals.live * 10 / clients;
             let seconds = began.elapsed().as_secs_f64();
