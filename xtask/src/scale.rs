@@ -114,6 +114,11 @@ fn wanted(clients: u64) -> Result<Vec<Wanted>> {
             "a push to everybody lies in all sockets at once; in pages",
         ),
     ];
+    all.push(wanted(
+        "net/core/netdev_max_backlog",
+        &[BACKLOG_PACKETS],
+        "what the loopback has no place for is dropped, and TCP sends it again 200 ms later",
+    ));
     if Path::new("/proc/sys/net/ipv4/tcp_child_ehash_entries").exists() {
         let entries = (4 * clients).next_power_of_two().min(MAX_EHASH_ENTRIES);
         let why = "the run has a network of its own, whose table of connections is made with so many chains";
@@ -124,6 +129,10 @@ fn wanted(clients: u64) -> Result<Vec<Wanted>> {
     }
     Ok(all)
 }
+
+/// Packets that may wait for a core. A push to everybody fills the usual 1,000 at once; among what is dropped then are
+/// pongs, and the HTTP/2 pings of the services.
+const BACKLOG_PACKETS: u64 = 100_000;
 
 /// The most chains that the kernel gives a network's table of connections.
 const MAX_EHASH_ENTRIES: u64 = 1 << 24;
