@@ -87,15 +87,7 @@ impl PublishPlan {
     /// `count` pushes of 128 bytes at `rate` a second to one target, as one stream of pushes.
     pub fn to(target: Target, stream: u32, count: u64, rate: f64) -> Self {
         let aim = move |number| Aim { target: target.clone(), stream, seq: number };
-        Self {
-            count,
-            rate,
-            payload_bytes: 128,
-            deadline_ms: 0,
-            reported: true,
-            via: Via::Stream,
-            aim: Arc::new(aim),
-        }
+        Self::with(count, rate, Via::Stream, aim)
     }
 
     /// Pushes to users in turn, each user with a stream of its own from `first_stream` on.
@@ -108,15 +100,11 @@ impl PublishPlan {
                 seq: number / users.len() as u64,
             }
         };
-        Self {
-            count,
-            rate,
-            payload_bytes: 128,
-            deadline_ms: 0,
-            reported: true,
-            via: Via::Unary,
-            aim: Arc::new(aim),
-        }
+        Self::with(count, rate, Via::Unary, aim)
+    }
+
+    fn with(count: u64, rate: f64, via: Via, aim: impl Fn(u64) -> Aim + Send + Sync + 'static) -> Self {
+        Self { count, rate, payload_bytes: 128, deadline_ms: 0, reported: true, via, aim: Arc::new(aim) }
     }
 
     /// The deadline of each push, in milliseconds.
