@@ -113,12 +113,12 @@ fn wanted(clients: u64) -> Result<Vec<Wanted>> {
             &[clients / 4, clients / 2, clients],
             "a push to everybody lies in all sockets at once; in pages",
         ),
+        wanted(
+            "net/core/netdev_max_backlog",
+            &[BACKLOG_PACKETS],
+            "what the loopback has no place for is dropped, and TCP sends it again 200 ms later",
+        ),
     ];
-    all.push(wanted(
-        "net/core/netdev_max_backlog",
-        &[BACKLOG_PACKETS],
-        "what the loopback has no place for is dropped, and TCP sends it again 200 ms later",
-    ));
     if Path::new("/proc/sys/net/ipv4/tcp_child_ehash_entries").exists() {
         let entries = (4 * clients).next_power_of_two().min(MAX_EHASH_ENTRIES);
         let why = "the run has a network of its own, whose table of connections is made with so many chains";
