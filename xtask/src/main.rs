@@ -48,12 +48,17 @@ enum Task {
         /// How many: 10000, 100k, 1M.
         #[arg(value_parser = scale::parse_clients)]
         clients: u64,
-        /// After how long without a word a client is pinged, in seconds.
-        #[arg(long, default_value_t = 25)]
-        ping_interval: u64,
+        /// After how long without a word a client is pinged, in seconds [default: 25, or longer where the pings of so
+        /// many would leave these cores no time for anything else].
+        #[arg(long)]
+        ping_interval: Option<u64>,
         /// For how long they are held, in seconds.
         #[arg(long, default_value_t = 60)]
         hold: u64,
+        /// Hold them once more with the receiving half of TCP, which on a loopback the sender pays for, done by other
+        /// cores than the node's, and push then.
+        #[arg(long)]
+        steer: bool,
     },
 }
 
@@ -80,7 +85,9 @@ fn run(task: Task, root: &Path) -> Result<ExitCode> {
             return suite::Suite::nightly().run(root);
         }
         Task::Ci => return ci(root),
-        Task::Scale { clients, ping_interval, hold } => scale::run(root, clients, ping_interval, hold)?,
+        Task::Scale { clients, ping_interval, hold, steer } => {
+            scale::run(root, clients, ping_interval, hold, steer)?;
+        }
         Task::Tidy => {
             let complaints = tidy::complaints(root)?;
             if !complaints.is_empty() {

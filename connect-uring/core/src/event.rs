@@ -323,6 +323,7 @@ impl Write {
     }
 
     /// How many bytes there are to write.
+    #[inline]
     pub fn len(&self) -> usize {
         self.slices().map(<[u8]>::len).sum()
     }

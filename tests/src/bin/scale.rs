@@ -55,18 +55,20 @@ struct Args {
     shards: u16,
     ping_s: u64,
     hold: Duration,
+    steer: bool,
 }
 
 fn args() -> Result<Args> {
     let mut args = std::env::args().skip(1);
     let mut next = |what: &str| {
-        args.next().with_context(|| format!("usage: scale CLIENTS SHARDS PING_S HOLD_S: no {what}"))
+        args.next().with_context(|| format!("usage: scale CLIENTS SHARDS PING_S HOLD_S STEER: no {what}"))
     };
     Ok(Args {
         clients: next("CLIENTS")?.parse()?,
         shards: next("SHARDS")?.parse()?,
         ping_s: next("PING_S")?.parse()?,
         hold: Duration::from_secs(next("HOLD_S")?.parse()?),
+        steer: next("STEER, true or false")?.parse()?,
     })
 }
 
@@ -102,7 +104,7 @@ async fn until_ended(args: &Args) -> Result<()> {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    let Args { clients, shards, ping_s, hold } = *args;
+    let Args { clients, shards, ping_s, hold, steer } = *args;
     let spare = clients / 20 + 1000;
     let plan = SystemPlan::nodes(1)
         .shards(shards)
@@ -110,7 +112,7 @@ async fn run(args: &Args) -> Result<()> {
         .limit(&format!("ping_interval: {ping_s}s"));
     let system = System::start(plan).await;
     for service in [&system.control, &system.push] {
-        put_first(service.process.pid())?;
+        put_first(&threads(service.process.pid())?)?;
     }
     let meter = Meter::new(&system);
     let empty = meter.read()?;
@@ -120,24 +122,21 @@ async fn run(args: &Args) -> Result<()> {
     let mut plan = FleetPlan::new(system.nodes[0].http, clients, "u", |number| format!("r{}", number / ROOM));
     (plan.rate, plan.max_open, plan.connect_timeout) = (AT_ONCE, JOINS_UNDER_WAY, STALL);
     plan.reconnect = Some(COMING_BACK);
+    // The backend that pushes has a machine of its own in life: it is not to wait behind the clients.
+    let backend = threads(std::process::id())?;
     let fleet = Fleet::connect(plan)?;
+    put_first(&backend)?;
     join_all(&fleet, clients).await?;
     let joined = meter.read()?;
     println!("all joined after {:.1} s", began.elapsed().as_secs_f64());
     joined.tell_growth(&empty, clients);
 
-    let pings = system.nodes[0].metric("ringcast_node_pings_sent_total")?;
-    tokio::time::sleep(hold).await;
-    let held = meter.read()?;
-    let idle = held.tell_cores(&joined, "idle, with pings");
-    let pings = system.nodes[0].metric("ringcast_node_pings_sent_total")? - pings;
-    let seconds = held.at.duration_since(joined.at).as_secs_f64();
-    println!(
-        "{:.0} pings a second, {:.1} us of the node's CPU each",
-        pings / seconds,
-        held.cpu(&joined, NODE) / pings.max(1.0) * 1e6
-    );
-    held.tell_growth(&empty, clients);
+    let mut idle = held(&meter, &system, hold, "idle, with pings").await?;
+    meter.read()?.tell_growth(&empty, clients);
+    if steer {
+        steer_receiving(&meter)?;
+        idle = held(&meter, &system, hold, "idle, with pings, steered").await?;
+    }
 
     let rooms = clients.div_ceil(ROOM);
     let publisher = system.publisher().await;
@@ -160,15 +159,58 @@ async fn run(args: &Args) -> Result<()> {
     nothing_lost(&fleet, clients, due + everyone).await
 }
 
-/// Gives a service the share of the cores that it has where it does not run beside a hundred threads of clients and
-/// shards, each of which the kernel gives as much as it.
-fn put_first(pid: u32) -> Result<()> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))?
-        .map(|thread| Ok(thread?.file_name()))
-        .collect::<Result<Vec<_>>>()?;
-    let renice = Command::new("renice").args(["--priority", "-10", "--pid"]).args(threads).output()?;
-    ensure!(renice.status.success(), "renice: {}", String::from_utf8_lossy(&renice.stderr));
+/// Waits, and tells what the pings cost meanwhile; returns the node's cores.
+async fn held(meter: &Meter, system: &System, hold: Duration, when: &str) -> Result<f64> {
+    let sent = || system.nodes[0].metric("ringcast_node_pings_sent_total");
+    let (before, pings) = (meter.read()?, sent()?);
+    tokio::time::sleep(hold).await;
+    let after = meter.read()?;
+    let idle = after.tell_cores(&before, when);
+    let pings = sent()? - pings;
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    println!(
+        "{:.0} pings a second, {:.1} us of the node's CPU each",
+        pings / seconds,
+        after.cpu(&before, NODE) / pings.max(1.0) * 1e6
+    );
+    Ok(idle)
+}
+
+/// Gives the node the first core for itself, and has the others do the receiving half of TCP, which on a loopback the
+/// sender pays for and on a line never does: what the node itself costs is seen then. The setting is one of this run's
+/// own network and goes with it.
+fn steer_receiving(meter: &Meter) -> Result<()> {
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(cores > 1, "steering needs a second core: leave --steer out");
+    let others = format!("1-{}", cores - 1);
+    for (at, pid) in meter.0.into_iter().enumerate() {
+        let cores = if at == NODE { "0" } else { &others };
+        tell("taskset", &["--all-tasks", "--cpu-list", "--pid", cores, &pid.to_string()])?;
+    }
+    // The files below /sys are those of the network in which they were mounted.
+    let mask = (1_u64 << cores.min(32)) - 2;
+    let set = format!("mount -t sysfs sysfs /sys && echo {mask:x} > /sys/class/net/lo/queues/rx-0/rps_cpus");
+    tell("unshare", &["--mount", "sh", "-c", &set])
+}
+
+/// Runs a command of the machine's.
+fn tell(program: &str, args: &[&str]) -> Result<()> {
+    let told = Command::new(program).args(args).output().with_context(|| program.to_owned())?;
+    ensure!(told.status.success(), "{program} {}: {}", args.join(" "), String::from_utf8_lossy(&told.stderr));
     Ok(())
+}
+
+/// Gives threads the share of the cores that they have where they do not run beside a hundred threads of clients and
+/// shards, each of which the kernel gives as much as any of them.
+fn put_first(threads: &[String]) -> Result<()> {
+    let threads = threads.iter().map(String::as_str);
+    tell("renice", &["--priority", "-10", "--pid"].into_iter().chain(threads).collect::<Vec<_>>())
+}
+
+/// The threads that a process has now.
+fn threads(pid: u32) -> Result<Vec<String>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?;
+    tasks.map(|task| Ok(task?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// Waits until all are there; says how far it is now and then.

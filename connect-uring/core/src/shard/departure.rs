@@ -138,11 +138,16 @@ impl Shard {
     }
 
     /// All that was queued has been written.
+    #[inline]
     fn written_out(&mut self, slot: u32, out: &mut Outputs) {
-        let session = &mut self.table[slot];
-        if !matches!(session.phase, Phase::Answering | Phase::Parting) {
-            return;
+        if matches!(self.table[slot].phase, Phase::Answering | Phase::Parting) {
+            self.end_writing(slot, out);
         }
+    }
+
+    /// Nothing more will be written.
+    fn end_writing(&mut self, slot: u32, out: &mut Outputs) {
+        let session = &mut self.table[slot];
         if session.peer_ended {
             self.end(slot, out);
             return;
