@@ -36,6 +36,9 @@ pub(crate) fn parse_clients(text: &str) -> Result<u64, String> {
 /// Prepares the machine, runs it, puts everything back.
 pub(crate) fn run(root: &Path, clients: u64, ping_s: Option<u64>, hold_s: u64, steer: bool) -> Result<()> {
     check_memory(clients)?;
+    if steer && cores() < 2 {
+        bail!("--steer gives the node a core and its clients another: this machine has one, leave it out");
+    }
     let shards = shards(clients, open_files()?, cores());
     let ping_s = ping_s.unwrap_or_else(|| ping_interval(clients, cores()));
     println!(
@@ -190,7 +193,7 @@ impl Drop for Raised {
 }
 
 /// How much the kernel's packet threads come before a hundred threads of shards and clients on the same cores. At the
-/// usual share of one among so many, packets lie for seconds, and clients are closed for pongs that were sent in time.
+/// usual share of one among so many, packets wait for their turn, and with them pongs that were sent in time.
 const PACKET_THREADS_NICE: libc::c_int = -10;
 
 /// The kernel's threads that move packets when interrupts leave them over; their niceness is put back when this is

@@ -126,7 +126,7 @@ impl Shard {
     }
 
     /// Takes what happened. Outputs are added to `out`.
-    // Inlined into the driver, where the most frequent input is then never built.
+    // Small enough to be inlined into the driver: everything but the most frequent input is behind one call.
     #[inline]
     pub fn handle(&mut self, now: Now, input: Input<'_>, out: &mut Outputs) {
         self.set_now(now);

@@ -181,7 +181,6 @@ async fn held(meter: &Meter, system: &System, hold: Duration, when: &str) -> Res
 /// own network and goes with it.
 fn steer_receiving(meter: &Meter) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
-    ensure!(cores > 1, "steering needs a second core: leave --steer out");
     let others = format!("1-{}", cores - 1);
     for (at, pid) in meter.0.into_iter().enumerate() {
         let cores = if at == NODE { "0" } else { &others };
