@@ -58,6 +58,14 @@ const SERVICE: &str = "pubsub.PushManagerService";
 /// How long open pushes and their callers have to end when the service is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a caller's idle connection is pinged. Callers are slower to judge than links: nobody is routed by them, and
+/// with a connection its open pushes lose their answers.
+const CALLER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long such a ping may stay unanswered; gRPC's own default. A caller that collects garbage, or whose machine is full,
+/// answers late.
+const CALLER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A push manager that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -134,7 +142,10 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let front = Front { push: service, others: others.prepare() };
     let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
     let stopped = stop.clone().cancelled_owned();
-    let serving = tokio::spawn(limited_server().serve_with_incoming_shutdown(front, incoming, stopped));
+    let server = limited_server()
+        .http2_keepalive_interval(Some(CALLER_KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(CALLER_KEEPALIVE_TIMEOUT));
+    let serving = tokio::spawn(server.serve_with_incoming_shutdown(front, incoming, stopped));
     tracing::info!(grpc = %grpc_addr, metrics = %metrics_addr, "the push manager serves");
     Ok(Running { grpc_addr, metrics_addr, done: tokio::spawn(end(stop, serving, dispatch, over, tasks)) })
 }
