@@ -20,6 +20,9 @@ const ROOM: usize = 1_000;
 const ROOM_PUSHES: u64 = 200;
 const ROOM_PUSHES_PER_SECOND: f64 = 10.0;
 
+/// Rooms that are pushed to again and again.
+const SAME_ROOMS: usize = 10;
+
 /// On a machine that is busy with pings alone, a push waits for a turn of each shard.
 const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -148,17 +151,26 @@ async fn run(args: &Args) -> Result<()> {
 
     let rooms = clients.div_ceil(ROOM);
     let publisher = system.publisher().await;
-    let room = move |number: u64| number as usize * (rooms / ROOM_PUSHES as usize).max(1) % rooms;
-    let members = |room: usize| ROOM.min(clients - room * ROOM) as u64;
-    let plan = PublishPlan::to(Target::All, 0, ROOM_PUSHES, ROOM_PUSHES_PER_SECOND);
-    let mut plan = plan.deadline_ms(ROOM_DEADLINE.as_millis() as u32);
-    plan.aim = std::sync::Arc::new(move |number| loadgen::Aim {
-        target: Target::Room { room: format!("r{}", room(number)), exclude: Vec::new() },
-        stream: 10 + room(number) as u32,
-        seq: number / rooms as u64,
-    });
-    let due = (0..ROOM_PUSHES).map(|number| members(room(number))).sum();
-    pushes(&meter, &publisher, plan, due, idle, "pushes to rooms").await?;
+    let mut due = 0;
+    // Sockets that were not touched for a while lie in no cache, neither they nor what the kernel keeps of them: what the
+    // size costs beyond that is seen in rooms that are pushed to again and again, as many at every size.
+    let turns = [("pushes to rooms", ROOM_PUSHES as usize), ("pushes to the same ten rooms", SAME_ROOMS)];
+    for (turn, (what, most)) in turns.into_iter().enumerate() {
+        let pushed = most.min(rooms);
+        let first_stream = 10 + (turn * rooms) as u32;
+        let room = move |number: u64| number as usize % pushed * (rooms / pushed);
+        let plan = PublishPlan::to(Target::All, 0, ROOM_PUSHES, ROOM_PUSHES_PER_SECOND);
+        let mut plan = plan.deadline_ms(ROOM_DEADLINE.as_millis() as u32);
+        plan.aim = std::sync::Arc::new(move |number| loadgen::Aim {
+            target: Target::Room { room: format!("r{}", room(number)), exclude: Vec::new() },
+            stream: first_stream + room(number) as u32,
+            seq: number / pushed as u64,
+        });
+        let members = |number| ROOM.min(clients - room(number) * ROOM) as u64;
+        let all = (0..ROOM_PUSHES).map(members).sum();
+        pushes(&meter, &publisher, plan, all, idle, what).await?;
+        due += all;
+    }
     let apart_s = BROADCAST_DEADLINE.as_secs_f64().min(1.0 + clients as f64 / BROADCAST_PER_SECOND);
     let plan = PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / apart_s).via(Via::Unary);
     let plan = plan.deadline_ms(BROADCAST_DEADLINE.as_millis() as u32);
