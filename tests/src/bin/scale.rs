@@ -30,7 +30,7 @@ const ROOM_DEADLINE: Duration = Duration::from_secs(10);
 const BROADCASTS: u64 = 2;
 const BROADCAST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Deliveries a second for which the time between two of them is made.
+/// Deliveries a second for which the time between two of them, and for a pong meanwhile, is made.
 const BROADCAST_PER_SECOND: f64 = 20_000.0;
 
 /// How long a pong may take, in seconds, as the node has it by itself; longer here where a push to everybody fills the
@@ -113,7 +113,8 @@ async fn until_ended(args: &Args) -> Result<()> {
 async fn run(args: &Args) -> Result<()> {
     let Args { clients, shards, ping_s, hold, steer } = *args;
     let spare = clients / 20 + 1000;
-    let pong_s = USUAL_PONG_S.max((clients as f64 / BROADCAST_PER_SECOND) as u64).min(ping_s);
+    let broadcast_s = clients as f64 / BROADCAST_PER_SECOND;
+    let pong_s = USUAL_PONG_S.max(broadcast_s as u64).min(ping_s);
     let plan = SystemPlan::nodes(1)
         .shards(shards)
         .limit(&format!("max_connections: {}", clients + spare))
@@ -152,8 +153,8 @@ async fn run(args: &Args) -> Result<()> {
     let rooms = clients.div_ceil(ROOM);
     let publisher = system.publisher().await;
     let mut due = 0;
-    // Sockets that were not touched for a while lie in no cache, neither they nor what the kernel keeps of them: what the
-    // size costs beyond that is seen in rooms that are pushed to again and again, as many at every size.
+    // Beside rooms that were not touched for a while, as many rooms at every size, pushed to again and again: what size
+    // costs apart from the pushed sockets being cold.
     let turns = [("pushes to rooms", ROOM_PUSHES as usize), ("pushes to the same ten rooms", SAME_ROOMS)];
     for (turn, (what, most)) in turns.into_iter().enumerate() {
         let pushed = most.min(rooms);
@@ -171,7 +172,7 @@ async fn run(args: &Args) -> Result<()> {
         pushes(&meter, &publisher, plan, all, idle, what).await?;
         due += all;
     }
-    let apart_s = BROADCAST_DEADLINE.as_secs_f64().min(1.0 + clients as f64 / BROADCAST_PER_SECOND);
+    let apart_s = BROADCAST_DEADLINE.as_secs_f64().min(1.0 + broadcast_s);
     let plan = PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / apart_s).via(Via::Unary);
     let plan = plan.deadline_ms(BROADCAST_DEADLINE.as_millis() as u32);
     let everyone = BROADCASTS * clients as u64;
