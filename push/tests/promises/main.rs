@@ -3,6 +3,7 @@
 // What goes wrong in what a test plays is the test's failure.
 #![allow(clippy::unwrap_used)]
 
+mod callers;
 mod controller;
 mod errors;
 mod feed;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use loadgen::{Fleet, FleetPlan, PublishPlan, Publisher, PushResult, Reconnect, Target, Totals, Via};
 use ringcast_proto::pubsub::Outcomes;
 use ringcast_tests::procfs::{cpu_seconds, memory, rss_bytes};
-use ringcast_tests::{System, SystemPlan, enter_own_network};
+use ringcast_tests::{Service, System, SystemPlan, enter_own_network};
 
 /// Members of a room.
 const ROOM: usize = 1_000;
@@ -143,11 +143,11 @@ async fn run(args: &Args) -> Result<()> {
     println!("all joined after {:.1} s", began.elapsed().as_secs_f64());
     joined.tell_growth(&empty, clients);
 
-    let mut idle = held(&meter, &system, hold, "idle, with pings").await?;
+    let mut ping_s = held(&meter, hold, "idle, with pings").await?;
     meter.read()?.tell_growth(&empty, clients);
     if steer {
         steer_receiving(&meter)?;
-        idle = held(&meter, &system, hold, "idle, with pings, steered").await?;
+        ping_s = held(&meter, hold, "idle, with pings, steered").await?;
     }
 
     let rooms = clients.div_ceil(ROOM);
@@ -169,41 +169,41 @@ async fn run(args: &Args) -> Result<()> {
         });
         let members = |number| ROOM.min(clients - room(number) * ROOM) as u64;
         let all = (0..ROOM_PUSHES).map(members).sum();
-        pushes(&meter, &publisher, plan, all, idle, what).await?;
+        pushes(&meter, &publisher, plan, all, ping_s, what).await?;
         due += all;
     }
+    nothing_lost(&fleet, clients, due).await?;
     let apart_s = BROADCAST_DEADLINE.as_secs_f64().min(1.0 + broadcast_s);
     let plan = PublishPlan::to(Target::All, 1, BROADCASTS, 1.0 / apart_s).via(Via::Unary);
     let plan = plan.deadline_ms(BROADCAST_DEADLINE.as_millis() as u32);
     let everyone = BROADCASTS * clients as u64;
-    pushes(&meter, &publisher, plan, everyone, idle, "pushes to everybody").await?;
+    pushes(&meter, &publisher, plan, everyone, ping_s, "pushes to everybody").await?;
     nothing_lost(&fleet, clients, due + everyone).await
 }
 
-/// Waits, and tells what the pings cost meanwhile; returns the node's cores.
-async fn held(meter: &Meter, system: &System, hold: Duration, when: &str) -> Result<f64> {
-    let sent = || system.nodes[0].metric("ringcast_node_pings_sent_total");
-    let (before, pings) = (meter.read()?, sent()?);
+/// Waits, and tells what the pings cost meanwhile; returns the seconds of the node's CPU for one, 0 where there was none.
+async fn held(meter: &Meter<'_>, hold: Duration, when: &str) -> Result<f64> {
+    let before = meter.read()?;
     tokio::time::sleep(hold).await;
     let after = meter.read()?;
-    let idle = after.tell_cores(&before, when);
-    let pings = sent()? - pings;
-    let seconds = after.at.duration_since(before.at).as_secs_f64();
-    println!(
-        "{:.0} pings a second, {:.1} us of the node's CPU each",
-        pings / seconds,
-        after.cpu(&before, NODE) / pings.max(1.0) * 1e6
-    );
-    Ok(idle)
+    after.tell_cores(&before, when);
+    let pings = after.pings - before.pings;
+    if pings < 1.0 {
+        println!("no pings in {hold:?}: none are taken off below");
+        return Ok(0.0);
+    }
+    let (seconds, each) = (after.since(&before), after.cpu(&before, NODE) / pings);
+    println!("{:.0} pings a second, {:.1} us of the node's CPU each", pings / seconds, each * 1e6);
+    Ok(each)
 }
 
 /// Gives the node the first core for itself, and has the others do the receiving half of TCP, which on a loopback the
 /// sender pays for and on a line never does: what the node itself costs is seen then. The setting is one of this run's
 /// own network and goes with it.
-fn steer_receiving(meter: &Meter) -> Result<()> {
+fn steer_receiving(meter: &Meter<'_>) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     let others = format!("1-{}", cores - 1);
-    for (at, pid) in meter.0.into_iter().enumerate() {
+    for (at, pid) in meter.pids.into_iter().enumerate() {
         let cores = if at == NODE { "0" } else { &others };
         tell("taskset", &["--all-tasks", "--cpu-list", "--pid", cores, &pid.to_string()])?;
     }
@@ -257,20 +257,20 @@ async fn join_all(fleet: &Fleet, clients: usize) -> Result<()> {
     }
 }
 
-/// Makes pushes, checks what their reports say, and tells what a delivery costs beyond what the idle node does.
+/// Makes pushes, checks what their reports say, and tells what a delivery costs beside the pings that were sent meanwhile.
 async fn pushes(
-    meter: &Meter,
+    meter: &Meter<'_>,
     publisher: &Publisher,
     plan: PublishPlan,
     due: u64,
-    idle: f64,
+    ping_s: f64,
     what: &str,
 ) -> Result<()> {
     let before = meter.read()?;
     let pushed = publisher.publish(plan).await?;
     let after = meter.read()?;
-    let seconds = after.at.duration_since(before.at).as_secs_f64();
-    let cpu = after.cpu(&before, NODE) - idle * seconds;
+    let seconds = after.since(&before);
+    let cpu = after.cpu(&before, NODE) - (after.pings - before.pings) * ping_s;
     println!(
         "{what}: {due} deliveries in {seconds:.1} s, {:.1} us of the node's CPU each (pings taken off); answered {}",
         cpu / due as f64 * 1e6,
@@ -311,30 +311,35 @@ const NAMES: [&str; 4] = ["node", "controller", "push manager", "clients"];
 const NODE: usize = 0;
 const CLIENTS: usize = 3;
 
-struct Meter([u32; 4]);
+struct Meter<'a> {
+    node: &'a Service,
+    pids: [u32; 4],
+}
 
 struct Reading {
     at: Instant,
+    pings: f64,
     rss: [u64; 4],
     cpu: [f64; 4],
     available: u64,
     slab: u64,
 }
 
-impl Meter {
-    fn new(system: &System) -> Self {
+impl<'a> Meter<'a> {
+    fn new(system: &'a System) -> Self {
         let services = [&system.nodes[0], &system.control, &system.push];
         let [node, control, push] = services.map(|service| service.process.pid());
-        Self([node, control, push, std::process::id()])
+        Self { node: &system.nodes[0], pids: [node, control, push, std::process::id()] }
     }
 
     fn read(&self) -> Result<Reading> {
         let (mut rss, mut cpu) = ([0; 4], [0.0; 4]);
-        for (at, pid) in self.0.into_iter().enumerate() {
+        for (at, pid) in self.pids.into_iter().enumerate() {
             (rss[at], cpu[at]) = (rss_bytes(pid)?, cpu_seconds(pid)?);
         }
         Ok(Reading {
             at: Instant::now(),
+            pings: self.node.metric("ringcast_node_pings_sent_total")?,
             rss,
             cpu,
             available: memory("MemAvailable")?,
@@ -362,14 +367,18 @@ impl Reading {
         );
     }
 
-    /// Cores that each process took since an earlier reading; returns the node's.
-    fn tell_cores(&self, earlier: &Self, when: &str) -> f64 {
-        let seconds = self.at.duration_since(earlier.at).as_secs_f64();
+    /// Cores that each process took since an earlier reading.
+    fn tell_cores(&self, earlier: &Self, when: &str) {
+        let seconds = self.since(earlier);
         let cores: Vec<String> = (NODE..=CLIENTS)
             .map(|at| format!("{} {:.3}", NAMES[at], self.cpu(earlier, at) / seconds))
             .collect();
         println!("cores, {when}: {}", cores.join(", "));
-        self.cpu(earlier, NODE) / seconds
+    }
+
+    /// Seconds since an earlier reading.
+    fn since(&self, earlier: &Self) -> f64 {
+        self.at.duration_since(earlier.at).as_secs_f64()
     }
 
     fn cpu(&self, earlier: &Self, at: usize) -> f64 {
