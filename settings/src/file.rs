@@ -11,7 +11,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{SettingError, parse_address, parse_duration, place};
+use crate::{SettingError, parse_address, parse_addresses, parse_duration, place};
 
 /// The file that a service reads when none is named.
 pub const IMPLICIT_PATH: &str = "config.yaml";
@@ -55,20 +55,38 @@ pub struct Database {
     pub user: Option<String>,
     /// With which password.
     pub password: Option<SecretString>,
+    /// The file that holds it.
+    pub password_file: Option<PathBuf>,
     /// The database.
     pub dbname: Option<String>,
+    /// disabled, preferred, required, verify_ca or verify_identity.
+    pub tls: Option<String>,
+    /// The authority that signed its certificate.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where Redis is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redis {
-    /// Its host:port.
+    /// Its host:port; several, separated by commas, of a Redis Cluster or of sentinels.
     pub addr: Option<String>,
+    /// Who logs in.
+    pub user: Option<String>,
     /// Its password; empty: none.
     pub password: Option<SecretString>,
+    /// The file that holds it.
+    pub password_file: Option<PathBuf>,
     /// The number of its database.
     pub db: Option<u32>,
+    /// Whether the addresses are members of a Redis Cluster.
+    pub cluster: Option<bool>,
+    /// The master of which the addresses are sentinels.
+    pub sentinel_master: Option<String>,
+    /// Whether connections are TLS.
+    pub tls: Option<bool>,
+    /// The authority that signed its certificate.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where etcd is.
@@ -76,7 +94,22 @@ pub struct Redis {
 #[serde(deny_unknown_fields, default)]
 pub struct Etcd {
     /// host:port of its members.
-    pub endpoints: Vec<String>,
+    pub endpoints: Option<Vec<String>>,
+    /// Who logs in.
+    pub user: Option<String>,
+    /// With which password.
+    pub password: Option<SecretString>,
+    /// The file that holds it.
+    pub password_file: Option<PathBuf>,
+    /// The authority that signed the members' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// How long a service that says nothing is still listed.
+    #[serde(deserialize_with = "duration")]
+    pub lease: Option<Duration>,
 }
 
 /// Rooms, as the controller keeps them.
@@ -104,6 +137,12 @@ pub struct Server {
     pub metrics_port: Option<u16>,
     /// The address on which gRPC and metrics listen.
     pub bind: Option<IpAddr>,
+    /// host:port at which the others reach its gRPC server.
+    #[serde(deserialize_with = "address")]
+    pub addr: Option<String>,
+    /// The other controllers, where no etcd names them.
+    #[serde(deserialize_with = "addresses")]
+    pub peers: Option<String>,
     /// The folder of the embedded store.
     pub data_dir: Option<PathBuf>,
 }
@@ -127,8 +166,8 @@ pub struct Connect {
     pub node_addr: Option<String>,
     /// Where clients reach it, such as `ws://push.example.org:8080/ws`.
     pub public_ws_url: Option<String>,
-    /// host:port of the controller.
-    #[serde(deserialize_with = "address")]
+    /// host:port of the controller, or of each of them, separated by commas.
+    #[serde(deserialize_with = "addresses")]
     pub controller_address: Option<String>,
     /// How many shards, that is threads.
     pub shards: Option<u16>,
@@ -183,8 +222,11 @@ pub struct Push {
     pub metrics_port: Option<u16>,
     /// The address on which gRPC and metrics listen.
     pub bind: Option<IpAddr>,
-    /// host:port of the controller.
+    /// host:port at which the others reach its gRPC server.
     #[serde(deserialize_with = "address")]
+    pub addr: Option<String>,
+    /// host:port of the controller, or of each of them, separated by commas.
+    #[serde(deserialize_with = "addresses")]
     pub controller_address: Option<String>,
     /// The largest payload of a push, in bytes.
     pub push_payload_bytes: Option<u32>,
@@ -237,6 +279,12 @@ fn address<'de, D: Deserializer<'de>>(source: D) -> Result<Option<String>, D::Er
     text.map(|text| parse_address(&text).map_err(de::Error::custom)).transpose()
 }
 
+/// The text of a list that can be read.
+fn addresses<'de, D: Deserializer<'de>>(source: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(source)?;
+    text.map(|text| parse_addresses(&text).map(|_| text).map_err(de::Error::custom)).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +324,7 @@ room:
         assert_eq!((database.host.as_deref(), database.port), (Some("localhost"), Some(3306)));
         assert_eq!(database.password.unwrap().expose_secret(), "root123");
         assert_eq!(file.redis.unwrap().db, Some(0));
-        assert_eq!(file.etcd.unwrap().endpoints, ["localhost:2379"]);
+        assert_eq!(file.etcd.unwrap().endpoints.unwrap(), ["localhost:2379"]);
         assert_eq!((file.server.id.as_deref(), file.server.port), (Some("controller-1"), Some(50051)));
         assert_eq!(file.room.default_max_users, Some(100));
         assert_eq!(file.room.cache_ttl, Some(Duration::from_secs(300)));

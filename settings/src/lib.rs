@@ -29,7 +29,11 @@ mod file;
 mod logs;
 mod place;
 mod ports;
+mod source;
 mod stores;
+mod stores_etcd;
+mod stores_mysql;
+mod stores_redis;
 mod values;
 
 pub use command_line::{CommonArgs, parse_from, parse_or_exit};
@@ -39,5 +43,5 @@ pub use file::{
 };
 pub use logs::{LogFormat, init_logs};
 pub use ports::{check_port_free, warn_if_open};
-pub use stores::refuse_cluster_stores;
-pub use values::{parse_address, parse_duration, parse_port};
+pub use stores::{EtcdStore, MysqlStore, RedisStore, Stores, refuse_cluster_stores, stores};
+pub use values::{parse_address, parse_addresses, parse_duration, parse_port};

@@ -145,8 +145,11 @@ mod tests {
             refused("sever:\n  port: 5\n"),
             "sever: unknown key in config.yaml line 1; did you mean server?"
         );
-        let far = refused("etcd:\n  completely_else: 5\n");
-        assert_eq!(far, "etcd.completely_else: unknown key in config.yaml line 2; known here: endpoints");
+        assert_eq!(
+            refused("room:\n  completely_else: 5\n"),
+            "room.completely_else: unknown key in config.yaml line 2; known here: default_max_users, cache_ttl, \
+             max_rooms"
+        );
         assert!(refused("room: {default_max_user: 5}").starts_with("default_max_user: unknown key"));
     }
 

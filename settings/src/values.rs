@@ -6,18 +6,14 @@ use std::time::Duration;
 
 /// Reads a port, 0 to 65535; 0 lets the kernel choose one.
 pub fn parse_port(text: &str) -> Result<u16, String> {
-    if let Some(rest) = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("udp://")) {
-        return Err(format!(
-            "this is a Kubernetes service link to {rest}, not a port: set `enableServiceLinks: false` in the pod's \
-             spec, or set this variable to a port"
-        ));
-    }
+    no_service_link(text, "a port")?;
     text.parse().map_err(|_| "give a port from 0 to 65535".into())
 }
 
 /// Reads `host:port`, where the port is not 0; an IPv6 host stands in brackets.
 pub fn parse_address(text: &str) -> Result<String, String> {
     const REMEDY: &str = "give host:port, such as localhost:50051";
+    no_service_link(text, "host:port")?;
     if text.contains("://") {
         return Err(format!("{REMEDY}, without a scheme"));
     }
@@ -32,6 +28,30 @@ pub fn parse_address(text: &str) -> Result<String, String> {
     match port.parse::<u16>() {
         Ok(1..) => Ok(text.into()),
         _ => Err(format!("{REMEDY}; the port is 1 to 65535")),
+    }
+}
+
+/// Reads one or more `host:port`, separated by commas; what stands there twice counts once.
+pub fn parse_addresses(text: &str) -> Result<Vec<String>, String> {
+    let mut addresses: Vec<String> = Vec::new();
+    for item in text.split(',').map(str::trim) {
+        let address =
+            parse_address(item).map_err(|error| format!("{error}; separate several by single commas"))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// Kubernetes sets a variable such as `GRPC_PORT` where a service is called `grpc`.
+fn no_service_link(text: &str, wanted: &str) -> Result<(), String> {
+    match text.strip_prefix("tcp://").or_else(|| text.strip_prefix("udp://")) {
+        Some(rest) => Err(format!(
+            "this is a Kubernetes service link to {rest}, not {wanted}: set `enableServiceLinks: false` in the \
+             pod's spec, or set this variable to {wanted}"
+        )),
+        None => Ok(()),
     }
 }
 
@@ -69,6 +89,17 @@ mod tests {
         for wrong in ["localhost", ":50051", "a:0", "a:65536", "http://a:1", "::1:5", "a b:1", ""] {
             assert!(parse_address(wrong).is_err(), "{wrong:?} was taken");
         }
+    }
+
+    #[test]
+    fn addresses_are_separated_by_commas_and_each_counts_once() {
+        assert_eq!(parse_addresses("a:1"), Ok(vec!["a:1".to_owned()]));
+        let several = parse_addresses("a:1, b:2,a:1 ,[::1]:3").unwrap();
+        assert_eq!(several, ["a:1", "b:2", "[::1]:3"]);
+        for wrong in ["", "a:1,", ",a:1", "a:1,,b:2", "a:1 b:2", "a:1;b:2", "a:1,b"] {
+            assert!(parse_addresses(wrong).is_err(), "{wrong:?} was taken");
+        }
+        assert!(parse_addresses("a:1,tcp://10.0.0.1:2").unwrap_err().contains("Kubernetes service link"));
     }
 
     #[test]
