@@ -1,5 +1,6 @@
 //! What the tests need beside the Rust toolchain: two foreign WebSocket clients and a foreign gRPC client, in
-//! folders of this project, and the few Debian packages that those need.
+//! folders of this project, and Debian packages: what those need, the cluster's stores, and what their clients are
+//! built with.
 //!
 //! Owns: the list of needs, and installing what lacks. Must not: touch what is there already, start a service.
 //! Talks to: `step`, apt-get through `install_packages.sh`.
@@ -30,7 +31,7 @@ struct Need {
     is_there: fn() -> bool,
 }
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 14] = [
     Need {
         what: "python3 with venv, for the clients of another language",
         packages: &["python3", "python3-venv"],
@@ -40,6 +41,43 @@ const NEEDS: [Need; 5] = [
     Need { what: "npm, to install the client `ws`", packages: &["npm"], is_there: || has("npm") },
     Need { what: "ss, to look at sockets", packages: &["iproute2"], is_there: || has("ss") },
     Need { what: "curl, for the commands of the quick start", packages: &["curl"], is_there: || has("curl") },
+    Need {
+        what: "protoc and the files that it includes, to build etcd's client",
+        packages: &["protobuf-compiler", "libprotobuf-dev"],
+        is_there: has_protoc,
+    },
+    Need { what: "etcd", packages: &["etcd-server"], is_there: || has_anywhere("etcd") },
+    Need { what: "etcdctl", packages: &["etcd-client"], is_there: || has_anywhere("etcdctl") },
+    Need {
+        what: "redis-server and redis-cli",
+        packages: &["redis-server", "redis-tools"],
+        is_there: || has_anywhere("redis-server") && has_anywhere("redis-cli"),
+    },
+    Need {
+        what: "redis-sentinel",
+        packages: &["redis-sentinel"],
+        is_there: || has_anywhere("redis-sentinel"),
+    },
+    Need {
+        what: "mariadbd and mariadb-install-db",
+        packages: &["mariadb-server-core"],
+        is_there: || has_anywhere("mariadbd") && has_anywhere("mariadb-install-db"),
+    },
+    Need {
+        what: "mariadb, the client",
+        packages: &["mariadb-client-core"],
+        is_there: || has_anywhere("mariadb"),
+    },
+    Need {
+        what: "iptables, to cut the network of a test's own",
+        packages: &["iptables"],
+        is_there: || has_anywhere("iptables"),
+    },
+    Need {
+        what: "openssl, for certificates of a test's own",
+        packages: &["openssl"],
+        is_there: || has("openssl"),
+    },
 ];
 
 /// Installs what is missing; says nothing where nothing is.
@@ -91,6 +129,20 @@ fn install_packages() -> Result<()> {
 /// Lets sudo ask on the terminal, if there is one.
 fn ask_for_sudo() -> bool {
     std::process::Command::new("sudo").arg("-v").status().is_ok_and(|status| status.success())
+}
+
+/// Whether a program is there, also one of the administrator's, which are not in every user's PATH.
+fn has_anywhere(program: &str) -> bool {
+    has(program)
+        || ["/usr/local/sbin", "/usr/sbin", "/sbin"]
+            .iter()
+            .any(|folder| Path::new(folder).join(program).is_file())
+}
+
+/// Whether there is a protoc that finds the files which come with it; another package has those.
+fn has_protoc() -> bool {
+    let protoc = std::env::var("PROTOC").unwrap_or_else(|_| "protoc".into());
+    succeeds(&protoc, &["--descriptor_set_out=/dev/null", "google/protobuf/empty.proto"])
 }
 
 /// A Python that can make virtual environments.

@@ -1,4 +1,4 @@
-//! The test run: one build with the core's checks, then every test, then one closing line.
+//! The test run: one build with the core's checks and the cluster's stores, then every test, then one closing line.
 //!
 //! Owns: what is built and run, the sum over all test binaries. Talks to: `step`.
 
@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 use crate::BUILD_MINUTES;
 use crate::step::Step;
 
-/// The cargo feature that switches the core's invariant checks on. The profile is the one that is shipped, so
-/// that dependencies are built once.
-const CHECKS: [&str; 2] = ["--features", "checks"];
+/// The cargo features that switch the core's invariant checks on, and that bring the cluster's stores and the tests
+/// with them. The profile is the one that is shipped, so that dependencies are built once.
+pub(crate) const CHECKS: [&str; 2] = ["--features", "checks,cluster"];
 
 /// How the end-to-end tests are run once more: with io_uring refused by a seccomp filter, and as a user without
 /// rights and with hardly any locked memory.
@@ -32,7 +32,7 @@ pub(crate) struct Suite {
 
 impl Default for Suite {
     fn default() -> Self {
-        Self { cargo_args: Vec::new(), env: Vec::new(), all_drivers: true, minutes: 15 }
+        Self { cargo_args: Vec::new(), env: Vec::new(), all_drivers: true, minutes: 40 }
     }
 }
 
@@ -94,12 +94,14 @@ impl Suite {
     }
 }
 
-/// The names of the end-to-end tests.
+/// The names of the end-to-end tests, but for those of a cluster: they are about processes, not about drivers.
 fn end_to_end_tests(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(root.join("tests/tests")).context("cannot list the end-to-end tests")? {
         let path = entry?.path();
-        if let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| path.is_file()) {
+        if let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| path.is_file())
+            && !name.starts_with("cluster_")
+        {
             names.push(name.to_owned());
         }
     }
