@@ -65,33 +65,33 @@ pub(crate) struct Commands {
 type Replies = Vec<oneshot::Receiver<Vec<SessionRef>>>;
 
 impl Registry {
-    /// Joins a user's live sessions to a room and waits for the confirmation. Returns how many sessions are in
-    /// the room by this; `None`: the room is full.
-    pub(crate) async fn join_room(self: &Arc<Self>, wish: &JoinWish) -> Result<Option<usize>, Status> {
+    /// Joins a user's live sessions whose nodes have their links here to a room and waits for the confirmation.
+    /// Returns how many sessions are in the room by this; `None`: the room is full.
+    pub(crate) async fn join_room(self: &Arc<Self>, wish: JoinWish) -> Result<Option<usize>, Status> {
+        if self.sharing.is_none() {
+            return self.join_room_here(&wish).await;
+        }
+        // A seat that the store has given is used or given back, whether the caller waits or not.
+        let registry = self.clone();
+        let joined = tokio::spawn(async move { registry.join_room_here(&wish).await });
+        joined.await.unwrap_or_else(|_| Err(refusal::stopping()))
+    }
+
+    async fn join_room_here(self: &Arc<Self>, wish: &JoinWish) -> Result<Option<usize>, Status> {
         if !self.recovered().await {
             return Err(refusal::recovering());
         }
+        self.admitted().await?;
         let offline = || refusal::user_offline(wish.user.as_str());
         if self.read(|state| targets(state, wish).is_empty()) {
             return Err(offline());
         }
         let room = self.rooms.get(&wish.room, true, self.now()).await.map_err(refused_by_store)?;
         let max_users = room.map_or(self.rooms.default_max_users(), |room| self.rooms.max_users(&room));
-        let replies = self.turn(|state, now| {
-            let targets = targets(state, wish);
-            if targets.is_empty() {
-                return Err(offline());
-            }
-            let by_link = state.by_link(&targets)?;
-            let linked: Vec<SessionRef> = by_link.values().flatten().copied().collect();
-            let seat = state.presence.take_seat(&wish.user, &linked, &wish.room, max_users, now);
-            let Some(added) = seat else { return Ok(None) };
-            let added: AHashSet<SessionRef> = added.into_iter().collect();
-            let command = |at: LinkRef| Kind::Add {
-                added: added.iter().filter(|session| session.node == at.node).copied().collect(),
-            };
-            Ok(Some(state.command(by_link, &wish.room, command, now)))
-        })?;
+        let replies = match self.sharing.is_some() {
+            true => self.command_join_by_store(wish, max_users).await?,
+            false => self.command_join(wish, max_users)?,
+        };
         let Some(replies) = replies else {
             self.metrics.joined("room_full");
             return Ok(None);
@@ -108,6 +108,9 @@ impl Registry {
         let acknowledged = self.turn(|state, _| {
             for session in &done {
                 state.presence.rename(*session, &wish.user_name, &wish.metadata);
+                if !wish.user_name.is_empty() || !wish.metadata.is_empty() {
+                    self.renamed(state, session);
+                }
             }
             state.when_acknowledged()
         });
@@ -116,7 +119,73 @@ impl Registry {
         Ok(Some(done.len()))
     }
 
-    /// Takes a user's live sessions out of a room and waits for the confirmation. Returns how many have left.
+    /// Takes a seat in memory, and tells the nodes. `None`: the room is full.
+    fn command_join(self: &Arc<Self>, wish: &JoinWish, max_users: u32) -> Result<Option<Replies>, Status> {
+        self.turn(|state, now| {
+            let targets = targets(state, wish);
+            if targets.is_empty() {
+                return Err(refusal::user_offline(wish.user.as_str()));
+            }
+            let by_link = state.by_link(&targets)?;
+            let linked: Vec<SessionRef> = by_link.values().flatten().copied().collect();
+            let seat = state.presence.take_seat(&wish.user, &linked, &wish.room, max_users, now);
+            let Some(added) = seat else { return Ok(None) };
+            Ok(Some(state.command_add(by_link, &wish.room, added, now)))
+        })
+    }
+
+    /// The same where the store that controllers share has the seats.
+    async fn command_join_by_store(
+        self: &Arc<Self>,
+        wish: &JoinWish,
+        max_users: u32,
+    ) -> Result<Option<Replies>, Status> {
+        let (inside, outside) = self.read(|state| {
+            let targets = targets(state, wish);
+            if targets.is_empty() {
+                return Err(refusal::user_offline(wish.user.as_str()));
+            }
+            let linked = state.by_link(&targets)?.into_values().flatten();
+            let inside: AHashSet<SessionRef> = state.presence.sessions_in(&wish.room, &wish.user).collect();
+            Ok(linked.partition::<Vec<_>, _>(|session| inside.contains(session)))
+        })?;
+        let added = match outside.is_empty() {
+            true => Vec::new(),
+            false => match self.ask_seats(&outside, &wish.room, max_users).await? {
+                Some(added) => added,
+                None => return Ok(None),
+            },
+        };
+        self.turn(|state, now| {
+            let sessions: Vec<SessionRef> = inside.into_iter().chain(added.iter().copied()).collect();
+            match state.by_link(&sessions) {
+                Ok(by_link) => {
+                    let linked = |session: &SessionRef| by_link.contains_key(&session.node);
+                    let (added, lost): (Vec<_>, Vec<_>) = added.into_iter().partition(linked);
+                    self.give_back(state, &lost, &wish.room);
+                    Ok(Some(state.command_add(by_link, &wish.room, added, now)))
+                }
+                Err(silent) => {
+                    self.give_back(state, &added, &wish.room);
+                    Err(silent)
+                }
+            }
+        })
+    }
+
+    fn give_back<'a>(
+        &self,
+        state: &mut State,
+        seats: impl IntoIterator<Item = &'a SessionRef>,
+        room: &RoomId,
+    ) {
+        for session in seats {
+            self.exit(state, session, room);
+        }
+    }
+
+    /// Takes a user's live sessions whose nodes have their links here out of a room and waits for the confirmation.
+    /// Returns how many have left.
     pub(crate) async fn leave_room(self: &Arc<Self>, user: &UserId, room: &RoomId) -> Result<usize, Status> {
         if !self.recovered().await {
             return Err(refusal::recovering());
@@ -152,19 +221,14 @@ impl Registry {
             let (done, undone): (Vec<_>, Vec<_>) = command.sessions.iter().partition(done);
             match &command.kind {
                 Kind::Add { added } => {
-                    for session in undone.into_iter().filter(|session| added.contains(*session)) {
-                        state.presence.remove_room(session.node, session.session, &command.room);
-                    }
+                    let undone = undone.into_iter().filter(|session| added.contains(*session));
+                    self.give_back(state, undone, &command.room);
                     // A leave that was under way may have taken it out meanwhile.
                     for session in &done {
-                        state.presence.add_room(session.node, session.session, &command.room, now);
+                        self.enter(state, session, &command.room, now);
                     }
                 }
-                Kind::Remove => {
-                    for session in &done {
-                        state.presence.remove_room(session.node, session.session, &command.room);
-                    }
-                }
+                Kind::Remove => self.give_back(state, done.iter().copied(), &command.room),
             }
             // A caller that has gone away needs no answer.
             drop(command.reply.send(done.into_iter().copied().collect()));
@@ -172,7 +236,36 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// A link is gone, and with it the answers to its commands: seats that were taken are given back.
+    pub(crate) fn fail_commands(&self, state: &mut State, at: LinkRef) {
+        let open = &state.commands.open;
+        let failed: Vec<u64> =
+            open.iter().filter(|(_, command)| command.at == at).map(|(id, _)| *id).collect();
+        for id in failed {
+            let Some(command) = state.commands.open.remove(&id) else { continue };
+            if let Kind::Add { added } = command.kind {
+                self.give_back(state, &added, &command.room);
+            }
+        }
+    }
+}
+
 impl State {
+    /// Has nodes add a room to sessions, of which these were not in it before.
+    fn command_add(
+        &mut self,
+        by_link: HashMap<NodeKey, Vec<SessionRef>>,
+        room: &RoomId,
+        added: Vec<SessionRef>,
+        now: Now,
+    ) -> Replies {
+        let kind = |at: LinkRef| Kind::Add {
+            added: added.iter().filter(|session| session.node == at.node).copied().collect(),
+        };
+        self.command(by_link, room, kind, now)
+    }
+
     /// Sorts sessions by the live links to them; sessions whose node is lost are left out.
     fn by_link(&self, sessions: &[SessionRef]) -> Result<HashMap<NodeKey, Vec<SessionRef>>, Status> {
         let mut by_link: HashMap<NodeKey, Vec<SessionRef>> = HashMap::new();
@@ -214,20 +307,6 @@ impl State {
             replies.push(receiver);
         }
         replies
-    }
-
-    /// A link is gone, and with it the answers to its commands: seats that were taken are given back.
-    pub(crate) fn fail_commands(&mut self, at: LinkRef) {
-        let failed: Vec<u64> =
-            self.commands.open.iter().filter(|(_, command)| command.at == at).map(|(id, _)| *id).collect();
-        for id in failed {
-            let Some(command) = self.commands.open.remove(&id) else { continue };
-            if let Kind::Add { added } = command.kind {
-                for session in added {
-                    self.presence.remove_room(session.node, session.session, &command.room);
-                }
-            }
-        }
     }
 
     /// The links whose commands have waited for longer than the limit.

@@ -24,8 +24,19 @@ pub struct Settings {
     pub grpc_addr: SocketAddr,
     /// Where `/metrics` is served; port 0 takes a free one.
     pub metrics_addr: SocketAddr,
+    /// host:port at which nodes, push managers and other controllers reach its gRPC server; `None`: where that
+    /// listens.
+    pub addr: Option<String>,
+    /// How services find one another.
+    pub discovery: Discovery,
+    /// host:port of the other controllers, where none is discovered: they are asked to do their part of a call.
+    pub peers: Vec<String>,
     /// The folder of the store, which is made where it is not there.
     pub data_dir: PathBuf,
+    /// Where rooms are stored; `None`: in the folder.
+    pub mysql: Option<settings::MysqlStore>,
+    /// Where controllers share presence; `None`: each has its own, in memory.
+    pub redis: Option<settings::RedisStore>,
     /// How many users a room takes that says nothing else (100); 0 = no limit.
     pub default_max_users: u32,
     /// The age at which a room's settings are read anew (300 s). Small: the store is asked often.
@@ -40,6 +51,17 @@ pub struct Settings {
     pub process_metrics: bool,
     /// Times; the defaults are what `spec` promises.
     pub timing: Timing,
+}
+
+/// How services find one another.
+#[derive(Debug, Clone, Default)]
+pub enum Discovery {
+    /// By addresses that are set; nobody registers.
+    #[default]
+    Fixed,
+    /// By etcd.
+    #[cfg(feature = "cluster")]
+    Etcd(settings::EtcdStore),
 }
 
 /// How long things may take.
@@ -86,7 +108,12 @@ impl Default for Settings {
             id: "controller-1".to_owned(),
             grpc_addr: SocketAddr::new(loopback, GRPC_PORT),
             metrics_addr: SocketAddr::new(loopback, METRICS_PORT),
+            addr: None,
+            discovery: Discovery::Fixed,
+            peers: Vec::new(),
             data_dir: PathBuf::from(DATA_DIR),
+            mysql: None,
+            redis: None,
             default_max_users: 100,
             cache_ttl: Duration::from_secs(300),
             max_rooms: 1_000_000,
@@ -114,6 +141,12 @@ pub struct Args {
     /// The address on which gRPC and metrics listen [default: 127.0.0.1].
     #[arg(long = "bind", env = "BIND_ADDR")]
     bind: Option<IpAddr>,
+    /// host:port at which nodes, push managers and other controllers reach it [default: where gRPC listens].
+    #[arg(long, env = "CONTROLLER_ADDR", value_parser = settings::parse_address)]
+    addr: Option<String>,
+    /// host:port of the other controllers, separated by commas, where there is no etcd to find them by.
+    #[arg(long, env = "CONTROLLER_PEERS", value_delimiter = ',', value_parser = settings::parse_address)]
+    peers: Vec<String>,
     /// How many users a room takes that says nothing else; 0 = no limit [default: 100].
     #[arg(long, env = "ROOM_MAX_USERS")]
     room_max_users: Option<u32>,
@@ -152,10 +185,17 @@ impl Settings {
         if max_rooms == 0 {
             return Err(SettingError::new("room.max_rooms", 0, "nobody could join: give 1 or more"));
         }
+        let peers = match (&args.peers, &server.peers) {
+            (flags, Some(text)) if flags.is_empty() => settings::parse_addresses(text)
+                .map_err(|remedy| SettingError::new("server.peers", text, remedy))?,
+            (flags, _) => flags.clone(),
+        };
         Ok(Self {
             id,
             grpc_addr: SocketAddr::new(bind, grpc_port),
             metrics_addr: SocketAddr::new(bind, metrics_port),
+            addr: args.addr.clone().or_else(|| server.addr.clone()),
+            peers,
             data_dir: args.data_dir.clone().or_else(|| server.data_dir.clone()).unwrap_or(defaults.data_dir),
             default_max_users: args
                 .room_max_users
@@ -165,6 +205,18 @@ impl Settings {
             max_rooms,
             ..Self::default()
         })
+    }
+
+    /// The same on the cluster's stores, those of them that are set.
+    #[must_use]
+    pub fn on(self, stores: settings::Stores) -> Self {
+        let settings::Stores { mysql, redis, etcd } = stores;
+        #[cfg(feature = "cluster")]
+        let discovery = etcd.map_or(Discovery::Fixed, Discovery::Etcd);
+        // A build without the cluster is given none.
+        #[cfg(not(feature = "cluster"))]
+        let discovery = etcd.map_or(Discovery::Fixed, |_| Discovery::Fixed);
+        Self { mysql, redis, discovery, ..self }
     }
 }
 
@@ -178,15 +230,27 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let text = "server: {id: c9, port: 1, data_dir: /d}\nroom: {default_max_users: 7, cache_ttl: 9s}\n";
+        let text = "server: {id: c9, port: 1, data_dir: /d, addr: 'c9:1', peers: 'a:1,b:2'}\nroom: {default_max_users: 7, cache_ttl: 9s}\n";
         let file = settings::parse(text, "config.yaml").unwrap();
         let settings =
             Settings::from_args(&args(&["--grpc-port", "2", "--room-max-users", "0"]), &file).unwrap();
+        assert_eq!(
+            (settings.addr.as_deref(), &*settings.peers),
+            (Some("c9:1"), &["a:1".to_owned(), "b:2".into()][..])
+        );
         assert_eq!(settings.id, "c9");
         assert_eq!(settings.grpc_addr.to_string(), "127.0.0.1:2");
         assert_eq!(settings.metrics_addr.port(), 9090);
         assert_eq!((settings.default_max_users, settings.cache_ttl), (0, Duration::from_secs(9)));
         assert_eq!(settings.data_dir, PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn controllers_are_told_where_they_and_the_others_are() {
+        let flags = args(&["--addr", "c1.example:50051", "--peers", "c2.example:50051,[::1]:7"]);
+        let settings = Settings::from_args(&flags, &settings::File::default()).unwrap();
+        assert_eq!(settings.addr.as_deref(), Some("c1.example:50051"));
+        assert_eq!(settings.peers, ["c2.example:50051", "[::1]:7"]);
     }
 
     #[test]

@@ -100,19 +100,20 @@ struct Follower {
 /// The feed.
 #[derive(Debug)]
 pub(crate) struct Feed {
+    controller_id: String,
     number: u64,
     followers: BTreeMap<FollowerId, Follower>,
     next_follower: u64,
     cut_off: u64,
 }
 
-impl Default for Feed {
-    fn default() -> Self {
-        Self { number: FIRST_NUMBER, followers: BTreeMap::new(), next_follower: 0, cut_off: 0 }
-    }
-}
-
 impl Feed {
+    /// A feed that nobody follows yet; its snapshots tell whose it is.
+    pub(crate) fn new(controller_id: String) -> Self {
+        let followers = BTreeMap::new();
+        Self { controller_id, number: FIRST_NUMBER, followers, next_follower: 0, cut_off: 0 }
+    }
+
     /// The number of the last step.
     pub(crate) fn number(&self) -> u64 {
         self.number
@@ -121,6 +122,11 @@ impl Feed {
     /// How many followers there are.
     pub(crate) fn followers(&self) -> usize {
         self.followers.len()
+    }
+
+    /// Whether a push manager follows and has been sent its snapshot.
+    pub(crate) fn is_followed_by(&self, manager: &str) -> bool {
+        self.followers.values().any(|follower| follower.live && follower.manager == manager)
     }
 
     /// How many followers have been cut off since the start.
@@ -148,6 +154,7 @@ impl Feed {
         let mut parts = snapshot.into_steps(RouteUpdateKind::SnapshotPart);
         for part in &mut parts {
             part.number = self.number;
+            part.controller_id.clone_from(&self.controller_id);
         }
         if let Some(last) = parts.last_mut() {
             last.kind = RouteUpdateKind::SnapshotEnd.into();
@@ -251,6 +258,10 @@ mod tests {
     use super::*;
     use ringcast_proto::pubsub::RoomRoute;
 
+    fn feed() -> Feed {
+        Feed::new("c".into())
+    }
+
     fn change(sessions: u32) -> Routes {
         let route = RoomRoute { room_id: "r".into(), node_id: "n".into(), sessions };
         Routes { rooms: vec![route], ..Routes::default() }
@@ -265,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_hears_its_snapshot_and_every_later_step_without_a_gap() {
-        let mut feed = Feed::default();
+        let mut feed = feed();
         feed.publish(change(1), 0);
         let (_, mut items) = follower(&mut feed);
         feed.publish(Routes::default(), 0);
@@ -274,6 +285,7 @@ mod tests {
         let Some(FeedItem::Snapshot(parts)) = items.next().await else { panic!("a snapshot comes first") };
         let mut numbers = vec![parts[0].number];
         assert_eq!(parts[0].kind(), RouteUpdateKind::SnapshotEnd);
+        assert_eq!(parts[0].controller_id, "c");
         for _ in 0..2 {
             let Some(FeedItem::Step(step)) = items.next().await else { panic!("two steps follow") };
             numbers.push(step.number);
@@ -283,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_slowest_live_follower_says_what_is_acknowledged() {
-        let mut feed = Feed::default();
+        let mut feed = feed();
         assert_eq!(feed.acknowledged_by_all(), u64::MAX);
         let (quick, _items) = follower(&mut feed);
         let (slow, _items) = follower(&mut feed);
@@ -299,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_that_owes_too_long_is_cut_off() {
-        let mut feed = Feed::default();
+        let mut feed = feed();
         let (id, mut items) = follower(&mut feed);
         feed.cut_stalled(1_999, 2_000);
         assert_eq!(feed.followers(), 1);
@@ -322,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_overrun_follower_is_cut_off_and_the_others_go_on() {
-        let mut feed = Feed::default();
+        let mut feed = feed();
         let (_, _stuck) = follower(&mut feed);
         let mut steps = 0;
         while feed.followers() == 1 {
@@ -336,7 +348,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_of_what_was_not_sent_cuts_off() {
-        let mut feed = Feed::default();
+        let mut feed = feed();
         let (id, _items) = follower(&mut feed);
         assert!(!feed.acknowledge(id, 2, 0));
         assert_eq!(feed.cut_offs(), 1);

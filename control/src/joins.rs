@@ -1,4 +1,5 @@
-//! Joins that cannot be decided yet: the room's settings are being read, or the controller waits for its nodes.
+//! Joins that cannot be decided yet: the room's settings are being read, or the controller waits for its nodes or
+//! for push managers.
 //!
 //! Owns: which joins are open. A join is taken out once: by its answer, or withdrawn by its session's end.
 //! Must not: decide.
@@ -31,6 +32,8 @@ pub(crate) struct Asking {
 pub(crate) enum Wait {
     /// The nodes that were known before the restart.
     Recovery,
+    /// The push managers that do not follow yet.
+    Gate,
     /// The settings of its room.
     Settings,
 }
@@ -40,6 +43,7 @@ pub(crate) enum Wait {
 pub(crate) struct WaitingJoins {
     open: AHashSet<(LinkRef, SessionId)>,
     for_recovery: Vec<Asking>,
+    for_gate: Vec<Asking>,
     for_settings: AHashMap<RoomId, Vec<Asking>>,
 }
 
@@ -52,9 +56,16 @@ impl WaitingJoins {
     /// Holds a join. True where it is the first that waits for its room, so that the settings are to be read.
     pub(crate) fn hold(&mut self, asking: Asking, wait: Wait) -> bool {
         self.open.insert((asking.at, asking.arrival.session));
-        if wait == Wait::Recovery {
-            self.for_recovery.push(asking);
-            return false;
+        match wait {
+            Wait::Recovery => {
+                self.for_recovery.push(asking);
+                return false;
+            }
+            Wait::Gate => {
+                self.for_gate.push(asking);
+                return false;
+            }
+            Wait::Settings => {}
         }
         match self.for_settings.entry(asking.room.clone()) {
             Entry::Vacant(room) => {
@@ -79,6 +90,17 @@ impl WaitingJoins {
         self.still_open(waiting)
     }
 
+    /// The joins that waited for push managers.
+    pub(crate) fn take_gated(&mut self) -> Vec<Asking> {
+        let waiting = std::mem::take(&mut self.for_gate);
+        self.still_open(waiting)
+    }
+
+    /// How many wait for push managers.
+    pub(crate) fn gated(&self) -> usize {
+        self.for_gate.len()
+    }
+
     /// The joins that waited for a room's settings.
     pub(crate) fn take_room(&mut self, room: &RoomId) -> Vec<Asking> {
         let waiting = self.for_settings.remove(room).unwrap_or_default();
@@ -88,6 +110,7 @@ impl WaitingJoins {
     /// The joins that came before then and still wait; they are out of the waiting lists' sight from now on.
     pub(crate) fn take_overdue(&mut self, before: Instant) -> Vec<Asking> {
         let mut overdue: Vec<Asking> = self.for_recovery.extract_if(.., |join| join.since < before).collect();
+        overdue.extend(self.for_gate.extract_if(.., |join| join.since < before));
         // A room's entry stays while its settings are being read, even without a join.
         for waiting in self.for_settings.values_mut() {
             overdue.extend(waiting.extract_if(.., |join| join.since < before));

@@ -4,7 +4,7 @@
 //! Owns: the rules of the link. Must not: know streams (`node_service` does).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringcast_proto::pubsub::controller_message::Message;
 use ringcast_proto::pubsub::{
@@ -16,8 +16,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::join_gate::Gate;
 use crate::joins::{Asking, Wait};
-use crate::presence::{Arrival, LinkRef, NodeCard, Now, RegisterRefusal, Seat};
+use crate::lane::Lane;
+use crate::node_watch::is_gone;
+use crate::presence::{Arrival, LinkRef, NodeCard, NodeKey, Now, RegisterRefusal, Seat};
+use crate::presence_store::{NodeAt, Verdict};
 use crate::refusal;
 use crate::registry::{Link, LinkMessage, Registry, State, answer, millis};
 use crate::rooms::Known;
@@ -29,19 +33,57 @@ const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// Rooms that are read in one request to the store.
 const LOAD_CHUNK: usize = 512;
 
+/// Why a node is taken out of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It is dead, or has left: its members leave.
+    Gone,
+    /// Another controller has it.
+    Moved,
+    /// A later incarnation of it is there.
+    Succeeded,
+}
+
 impl Registry {
-    /// Registers a node and queues the answer. Its former link, if it has one, is cut.
-    pub(crate) fn register(
+    /// Tells the store that controllers share of a node's new link, where there is one, then registers the node.
+    pub(crate) async fn admit(
         self: &Arc<Self>,
-        controller_id: &str,
         card: NodeCard,
+        number: u64,
+        messages: mpsc::Sender<LinkMessage>,
+        cut: CancellationToken,
+    ) -> Result<LinkRef, Status> {
+        let Some(sharing) = &self.sharing else { return self.register(card, number, false, messages, cut) };
+        self.read(|state| state.presence.may_register(&card, number))
+            .map_err(|refusal| self.refused(&card.id, refusal))?;
+        let begun = sharing.ask(sharing.store.begin(&self.new_record(card.clone(), number))).await;
+        if let Ok(Verdict::Fenced) = begun {
+            let records = sharing.ask(sharing.store.nodes()).await.unwrap_or_default();
+            let later = |card: &NodeCard, known: &NodeCard| {
+                known.id == card.id && known.incarnation > card.incarnation
+            };
+            let succeeded = records.iter().any(|record| later(&card, &record.card));
+            let why = if succeeded { RegisterRefusal::Former } else { RegisterRefusal::Late };
+            return Err(self.refused(&card.id, why));
+        }
+        // Without the store its routes are published all the same; nobody joins by it meanwhile.
+        self.register(card, number, begun.is_ok(), messages, cut)
+    }
+
+    /// Registers a node and queues the answer. Its former link, if it has one, is cut.
+    fn register(
+        self: &Arc<Self>,
+        card: NodeCard,
+        number: u64,
+        begun: bool,
         messages: mpsc::Sender<LinkMessage>,
         cut: CancellationToken,
     ) -> Result<LinkRef, Status> {
         self.turn(|state, now| {
+            state.presence.may_register(&card, number).map_err(|refusal| self.refused(&card.id, refusal))?;
             if let Some(former) = state.presence.superseded_by(&card) {
                 // A step of its own: what follows is about another incarnation.
-                self.remove_node(state, former);
+                self.remove_node(state, former, Farewell::Succeeded);
                 self.publish(state, now);
             }
             let generation = state.next_generation;
@@ -51,27 +93,34 @@ impl Registry {
                 incarnation: card.incarnation,
                 address: card.grpc_address.clone(),
             };
-            let at = state.presence.register(card, generation).map_err(|refusal| {
-                if let Some(left_out) = self.refused_nodes.open() {
-                    let later = refusal == RegisterRefusal::Former;
-                    tracing::warn!(node = %known.id, later, left_out, "a second node with the same id was refused");
-                }
-                refusal::node_exists(known.id.as_str())
-            })?;
+            let at = state.presence.register(card, number, generation);
             let link = Link { generation, messages, cut };
             link.send(Message::Registered(NodeRegistered {
-                controller_id: controller_id.to_owned(),
+                controller_id: self.controller_id.to_string(),
                 lease_ms: u32::try_from(self.timing.lease.as_millis()).unwrap_or(u32::MAX),
             }));
             if let Some(former) = state.links.insert(at.node, link) {
                 let former_at = LinkRef { node: at.node, generation: former.generation };
                 former.cut.cancel();
-                state.fail_commands(former_at);
+                self.fail_commands(state, former_at);
             }
+            let node = NodeAt { id: known.id.clone(), incarnation: known.incarnation, link: number };
+            self.open_lane(state, at, node, begun);
             tracing::info!(node = %known.id, incarnation = known.incarnation, "a node registered");
             self.note_registered(known);
             Ok(at)
         })
+    }
+
+    fn refused(&self, node: &NodeId, why: RegisterRefusal) -> Status {
+        if why == RegisterRefusal::Late {
+            return refusal::link_cut("a later link of the node is known");
+        }
+        if let Some(left_out) = self.refused_nodes.open() {
+            let later = why == RegisterRefusal::Former;
+            tracing::warn!(%node, later, left_out, "a second node with the same id was refused");
+        }
+        refusal::node_exists(node.as_str())
     }
 
     /// Takes a part of a snapshot in.
@@ -98,6 +147,7 @@ impl Registry {
                 if let Some(link) = state.link(at) {
                     link.send(Message::SnapshotTaken(SnapshotTaken {}));
                 }
+                self.snapshot_is_shared(state, at);
             }
             // Live members' rooms exist, whatever became of the store.
             rooms.retain(|(room, _)| matches!(self.rooms.known(room, now), Known::Unknown));
@@ -132,7 +182,7 @@ impl Registry {
                     Some(Event::End(end)) => {
                         let session = SessionId::from_u64(end.session_id);
                         state.waiting.withdraw(at, session);
-                        state.presence.end(at, session);
+                        self.end_session(state, at, session);
                     }
                     None => {}
                 }
@@ -164,6 +214,10 @@ impl Registry {
     pub(crate) fn ask(&self, state: &mut State, asking: Asking, now: Now) {
         let wait = if !state.recovery.is_over() {
             Wait::Recovery
+        } else if state.gate == Gate::Refuse {
+            return self.put_off(state, &asking, "not every push manager follows the controller");
+        } else if state.gate == Gate::Hold {
+            Wait::Gate
         } else if let Known::Fresh(room) = self.rooms.known(&asking.room, now) {
             return self.decide(state, asking, self.rooms.max_users(&room), now);
         } else {
@@ -179,6 +233,9 @@ impl Registry {
     }
 
     fn decide(&self, state: &mut State, asking: Asking, max_users: u32, now: Now) {
+        if self.sharing.is_some() {
+            return self.ask_store(state, asking, max_users);
+        }
         let Asking { at, arrival, room, probe, since } = asking;
         let session = arrival.session;
         if probe {
@@ -204,7 +261,7 @@ impl Registry {
         }
     }
 
-    fn refuse(
+    pub(crate) fn refuse(
         &self,
         state: &mut State,
         at: LinkRef,
@@ -263,7 +320,7 @@ impl Registry {
     pub(crate) fn deregister(self: &Arc<Self>, at: LinkRef) {
         self.turn(|state, _| {
             if state.presence.is_current(at) {
-                self.remove_node(state, at.node);
+                self.remove_node(state, at.node, Farewell::Gone);
             }
         });
     }
@@ -273,7 +330,8 @@ impl Registry {
         self.turn(|state, now| {
             if state.link(at).is_some() {
                 state.links.remove(&at.node);
-                state.fail_commands(at);
+                self.fail_commands(state, at);
+                self.withdraw_joins(state, at);
                 if let Some(node) = state.presence.node(at.node) {
                     tracing::warn!(node = %node.card.id, "the link to a node is lost");
                 }
@@ -282,13 +340,15 @@ impl Registry {
         });
     }
 
-    fn remove_node(&self, state: &mut State, key: crate::presence::NodeKey) {
+    pub(crate) fn remove_node(&self, state: &mut State, key: NodeKey, farewell: Farewell) {
         if let Some(link) = state.links.remove(&key) {
             link.cut.cancel();
-            state.fail_commands(LinkRef { node: key, generation: link.generation });
+            self.fail_commands(state, LinkRef { node: key, generation: link.generation });
         }
-        if let Some(card) = state.presence.remove_node(key) {
-            tracing::info!(node = %card.id, incarnation = card.incarnation, "a node is gone");
+        let record = self.record_of(state, key);
+        self.leave_lane(state, key, record, farewell != Farewell::Gone);
+        if let Some(card) = state.presence.remove_node(key, farewell == Farewell::Moved) {
+            tracing::info!(node = %card.id, incarnation = card.incarnation, ?farewell, "a node is gone");
             state.recovery.settled(&card.id);
             self.note_gone(card.id);
         }
@@ -298,9 +358,7 @@ impl Registry {
     pub(crate) fn tick(self: &Arc<Self>) {
         self.turn(|state, now| {
             if state.recovery.is_over() {
-                for key in state.presence.expired(now, millis(self.timing.lease)) {
-                    self.remove_node(state, key);
-                }
+                self.remove_lost(state, now);
             }
             state.feed.cut_stalled(now.ms, millis(self.timing.follower_ack));
             if let Some(before) = Instant::now().checked_sub(self.timing.join_wait) {
@@ -319,7 +377,26 @@ impl Registry {
         });
     }
 
-    fn log_invalid(&self, at: LinkRef, reason: &str) {
+    /// Removes the nodes whose link is lost and that will not be back.
+    fn remove_lost(&self, state: &mut State, now: Now) {
+        let (view, lease) = (self.membership.view(), self.timing.lease);
+        let lost = state.presence.lost(|card, since_ms| {
+            let lost_for = Duration::from_millis(now.ms.saturating_sub(since_ms));
+            is_gone(&card.id, card.incarnation, lost_for, lease, &view, Instant::now())
+        });
+        for key in lost {
+            let elsewhere = state.lanes.of_node(key).is_some_and(Lane::is_fenced);
+            self.remove_node(state, key, if elsewhere { Farewell::Moved } else { Farewell::Gone });
+        }
+        if self.sharing.is_none() && !view.fixed && !self.membership.peers().is_empty() {
+            // Controllers that share nothing do not tell one another whom a node is linked to now.
+            for key in state.presence.lost(|_, since_ms| now.ms >= since_ms + millis(lease)) {
+                self.remove_node(state, key, Farewell::Moved);
+            }
+        }
+    }
+
+    pub(crate) fn log_invalid(&self, at: LinkRef, reason: &str) {
         if let Some(left_out) = self.invalid_joins.open() {
             tracing::warn!(link = at.generation, reason, left_out, "a node sent a session that is not valid");
         }
@@ -346,8 +423,8 @@ fn arrival(session: SessionState) -> Result<(Arrival, Vec<RoomId>), String> {
     Ok((arrival, rooms))
 }
 
-/// Reads what a node says of itself.
-pub(crate) fn card(register: ringcast_proto::pubsub::NodeRegister) -> Result<NodeCard, Status> {
+/// Reads what a node says of itself, and the number of its link.
+pub(crate) fn card(register: ringcast_proto::pubsub::NodeRegister) -> Result<(NodeCard, u64), Status> {
     let long = |text: &str| text.len() > 1024;
     for (field, text) in [
         ("grpc_address", &register.grpc_address),
@@ -359,7 +436,7 @@ pub(crate) fn card(register: ringcast_proto::pubsub::NodeRegister) -> Result<Nod
             return Err(refusal::invalid(field, "is longer than 1024 bytes"));
         }
     }
-    Ok(NodeCard {
+    let card = NodeCard {
         id: refusal::valid("node_id", NodeId::new(&register.node_id))?,
         incarnation: register.incarnation,
         grpc_address: register.grpc_address,
@@ -367,5 +444,6 @@ pub(crate) fn card(register: ringcast_proto::pubsub::NodeRegister) -> Result<Nod
         capacity: register.capacity,
         version: register.version,
         driver: register.driver,
-    })
+    };
+    Ok((card, register.link))
 }

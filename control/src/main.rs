@@ -32,20 +32,25 @@ fn main() {
 
 fn check(args: &Args) -> Result<Settings, SettingError> {
     let file = args.common.load(true)?;
-    settings::refuse_cluster_stores(&file)?;
-    Settings::from_args(args, &file)
+    let stores = settings::stores(&file, cfg!(feature = "cluster"))?;
+    Ok(Settings::from_args(args, &file)?.on(stores))
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let stop = CancellationToken::new();
     let (id, data) = (settings.id.clone(), settings.data_dir.clone());
-    let running = control::start(settings, stop.clone()).await?;
+    let [terminate, interrupt] = &mut signals;
+    // The start may wait for a store that is away.
+    let running = tokio::select! {
+        started = control::start(settings, stop.clone()) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let (grpc, metrics) = (running.grpc_addr, running.metrics_addr);
     tracing::info!(id, %grpc, %metrics, data = %data.display(), "the controller serves");
     let stopped = running.stopped();
     tokio::pin!(stopped);
-    let [terminate, interrupt] = &mut signals;
     loop {
         tokio::select! {
             result = &mut stopped => return result,

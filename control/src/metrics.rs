@@ -12,6 +12,7 @@ use prometheus::{
 use tonic::Code;
 
 use crate::presence::Figures;
+use crate::presence_store::Verdict;
 
 /// Upper edges in seconds; the objectives are at 10, 50 and 100 ms.
 const EDGES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -37,6 +38,60 @@ pub(crate) struct Metrics {
     recovering: IntGauge,
     grpc: IntCounterVec,
     pub(crate) store_errors: IntCounter,
+    cluster: ClusterMetrics,
+}
+
+/// What only several controllers have.
+#[derive(Debug)]
+struct ClusterMetrics {
+    held_joins: IntGauge,
+    lanes: IntGaugeVec,
+    lane_queue: IntGauge,
+    verdicts: IntCounterVec,
+    peer_calls: IntCounterVec,
+    reaped_nodes: IntCounter,
+}
+
+impl ClusterMetrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        Ok(Self {
+            held_joins: register(
+                registry,
+                IntGauge::new("held_joins", "Joins that wait until every push manager follows.")?,
+            )?,
+            lanes: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "lanes",
+                        "Nodes whose presence is shared, by whether the store holds all of it.",
+                    ),
+                    &["state"],
+                )?,
+            )?,
+            lane_queue: register(
+                registry,
+                IntGauge::new("lane_queue", "Changes that wait for the shared store of presence.")?,
+            )?,
+            verdicts: counter(
+                "verdicts_total",
+                "Changes by what the shared store of presence made of them.",
+                &["verdict"],
+            )?,
+            peer_calls: counter(
+                "peer_calls_total",
+                "Calls that other controllers were asked to do their part of, by outcome.",
+                &["method", "outcome"],
+            )?,
+            reaped_nodes: register(
+                registry,
+                IntCounter::new("reaped_nodes_total", "Nodes that were taken out since nobody had them.")?,
+            )?,
+        })
+    }
 }
 
 /// What is read at a scrape.
@@ -48,6 +103,16 @@ pub(crate) struct Reading {
     pub(crate) followers: usize,
     pub(crate) cut_offs: u64,
     pub(crate) recovering: bool,
+    pub(crate) held_joins: usize,
+    pub(crate) lanes: LaneFigures,
+}
+
+/// The lanes to the store of presence that controllers share.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LaneFigures {
+    pub(crate) all: usize,
+    pub(crate) dirty: usize,
+    pub(crate) queued: usize,
 }
 
 impl Metrics {
@@ -91,8 +156,9 @@ impl Metrics {
             )?,
             store_errors: register(
                 &registry,
-                IntCounter::new("store_errors_total", "Transactions of the store that failed.")?,
+                IntCounter::new("store_errors_total", "Calls and transactions of the stores that failed.")?,
             )?,
+            cluster: ClusterMetrics::new(&registry)?,
             process: Registry::new(),
             registry,
         };
@@ -118,6 +184,26 @@ impl Metrics {
         self.confirm_seconds.observe(after.as_secs_f64());
     }
 
+    /// The shared store has carried changes out, or not.
+    pub(crate) fn verdicts(&self, verdicts: &[Verdict]) {
+        for (verdict, label) in
+            [(Verdict::Done, "done"), (Verdict::Full, "full"), (Verdict::Fenced, "fenced")]
+        {
+            let count = verdicts.iter().filter(|other| **other == verdict).count() as u64;
+            self.cluster.verdicts.with_label_values(&[label]).inc_by(count);
+        }
+    }
+
+    /// Another controller was asked to do its part of a call.
+    pub(crate) fn peer_asked(&self, method: &str, outcome: &str) {
+        self.cluster.peer_calls.with_label_values(&[method, outcome]).inc();
+    }
+
+    /// A node that nobody had was taken out.
+    pub(crate) fn node_reaped(&self) {
+        self.cluster.reaped_nodes.inc();
+    }
+
     /// A call has ended.
     pub(crate) fn handled(&self, method: &str, code: Code) {
         self.grpc.with_label_values(&[method, &format!("{code:?}")]).inc();
@@ -139,6 +225,12 @@ impl Metrics {
         self.followers.set(whole(reading.followers));
         self.cut_offs.inc_by(reading.cut_offs.saturating_sub(self.cut_offs.get()));
         self.recovering.set(i64::from(reading.recovering));
+        self.cluster.held_joins.set(whole(reading.held_joins));
+        let lanes = reading.lanes;
+        for (state, count) in [("clean", lanes.all - lanes.dirty), ("dirty", lanes.dirty)] {
+            self.cluster.lanes.with_label_values(&[state]).set(whole(count));
+        }
+        self.cluster.lane_queue.set(whole(lanes.queued));
         let mut text = Vec::new();
         let mut families = self.registry.gather();
         families.extend(self.process.gather());

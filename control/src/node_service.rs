@@ -27,7 +27,6 @@ const LINK_QUEUE: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct NodeService {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) controller_id: Arc<str>,
     /// Cancelled when the controller stops.
     pub(crate) stop: CancellationToken,
 }
@@ -43,7 +42,6 @@ impl NodeLinkService for NodeService {
         let (messages, stream) = mpsc::channel(LINK_QUEUE);
         let task = LinkTask {
             registry: self.registry.clone(),
-            controller_id: self.controller_id.clone(),
             inbound: request.into_inner(),
             messages,
             cut: self.stop.child_token(),
@@ -56,7 +54,6 @@ impl NodeLinkService for NodeService {
 
 struct LinkTask {
     registry: Arc<Registry>,
-    controller_id: Arc<str>,
     inbound: Streaming<NodeMessage>,
     messages: mpsc::Sender<LinkMessage>,
     cut: CancellationToken,
@@ -90,9 +87,9 @@ impl LinkTask {
         let first = first.map_err(|_| refusal::too_late(silence))??;
         match first.and_then(|message| message.message) {
             Some(node_message::Message::Register(register)) => {
-                let card = links::card(register)?;
+                let (card, link) = links::card(register)?;
                 let (messages, cut) = (self.messages.clone(), self.cut.clone());
-                self.registry.register(&self.controller_id, card, messages, cut)
+                self.registry.admit(card, link, messages, cut).await
             }
             _ => Err(refusal::protocol("a link begins with the node's registration")),
         }

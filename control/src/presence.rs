@@ -13,6 +13,7 @@ mod index;
 mod membership;
 #[cfg(test)]
 mod model;
+mod records;
 mod slab;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,8 @@ use hashbrown::HashTable;
 use ringcast_proto::pubsub::{NodeRoute, NodeState};
 use ringcast_proto::{NodeId, RoomId, SessionId, UserId};
 
-pub(crate) use index::{Member, NodeKey, Room, Session, SessionRef};
-use index::{SessionKey, User};
+use index::User;
+pub(crate) use index::{Member, NodeKey, Room, Session, SessionKey, SessionRef};
 use slab::{Named, Slab};
 
 use changes::Changes;
@@ -69,7 +70,12 @@ pub(crate) struct Node {
     /// Clients sent to it since its last heartbeat.
     pub(crate) selected: u64,
     draining: bool,
-    link: Option<u64>,
+    /// The number of its latest link.
+    link: u64,
+    /// The stream of that link, while it is there.
+    stream: Option<u64>,
+    /// It has registered over a later link, whose snapshot is not whole yet.
+    partial: bool,
     lost_at_ms: u64,
     /// Its sessions by their ids.
     sessions: HashTable<u32>,
@@ -98,16 +104,40 @@ impl Seen {
 impl Node {
     /// What it does with new clients.
     pub(crate) fn state(&self) -> NodeState {
-        match (self.link, self.draining) {
+        match (self.stream, self.draining) {
             (None, _) => NodeState::Lost,
             (_, true) => NodeState::Draining,
             _ => NodeState::Ready,
         }
     }
+
+    /// The number of its latest link.
+    pub(crate) fn link(&self) -> u64 {
+        self.link
+    }
+
+    /// How many sessions are known of it.
+    pub(crate) fn session_count(&self) -> u64 {
+        self.sessions.len() as u64
+    }
+
+    /// Since when its link is lost, in monotonic milliseconds.
+    pub(crate) fn lost_since(&self) -> Option<u64> {
+        self.stream.is_none().then_some(self.lost_at_ms)
+    }
+
+    /// It is being stopped.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    fn route(&self) -> NodeRoute {
+        NodeRoute { link: self.link, partial: self.partial, ..route_of(&self.card) }
+    }
 }
 
 /// A session as it is announced.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Arrival {
     pub(crate) session: SessionId,
     pub(crate) user: UserId,
@@ -124,6 +154,8 @@ pub(crate) enum RegisterRefusal {
     Live,
     /// A later incarnation is known, and its lease has not passed.
     Former,
+    /// A later link of the same incarnation is known.
+    Late,
 }
 
 /// What became of a join.
@@ -172,51 +204,64 @@ impl Presence {
     pub(crate) fn superseded_by(&self, card: &NodeCard) -> Option<NodeKey> {
         let key = *self.by_id.get(&card.id)?;
         let node = &self.nodes[&key];
-        (node.link.is_none() && node.card.incarnation < card.incarnation).then_some(key)
+        (node.stream.is_none() && node.card.incarnation < card.incarnation).then_some(key)
     }
 
-    /// Registers a node, or gives a known one its new link; its snapshot is to follow. The caller has removed
-    /// what [`superseded_by`](Self::superseded_by) named.
-    pub(crate) fn register(&mut self, card: NodeCard, generation: u64) -> Result<LinkRef, RegisterRefusal> {
+    /// Whether a node may register, a former incarnation that is lost aside.
+    pub(crate) fn may_register(&self, card: &NodeCard, link: u64) -> Result<(), RegisterRefusal> {
+        let Some(node) = self.by_id.get(&card.id).and_then(|key| self.nodes.get(key)) else { return Ok(()) };
+        match node.card.incarnation {
+            known if known == card.incarnation && link < node.link => Err(RegisterRefusal::Late),
+            known if known == card.incarnation => Ok(()),
+            _ if node.stream.is_some() => Err(RegisterRefusal::Live),
+            known if known > card.incarnation => Err(RegisterRefusal::Former),
+            _ => Ok(()),
+        }
+    }
+
+    /// Registers a node, or gives a known one its new link; its snapshot is to follow. The caller has asked
+    /// [`may_register`](Self::may_register), and removed what [`superseded_by`](Self::superseded_by) named.
+    pub(crate) fn register(&mut self, card: NodeCard, link: u64, generation: u64) -> LinkRef {
         if let Some(&key) = self.by_id.get(&card.id) {
             let node = self.nodes.get_mut(&key).expect("every id leads to a node");
-            if node.card.incarnation != card.incarnation {
-                let live = node.link.is_some();
-                return Err(if live { RegisterRefusal::Live } else { RegisterRefusal::Former });
-            }
-            if node.card.grpc_address != card.grpc_address {
-                self.changes.nodes.push(route_of(&card, false));
-            }
+            let moved = node.card.grpc_address != card.grpc_address;
             node.card = card;
-            node.link = Some(generation);
+            node.stream = Some(generation);
             node.seen = Some(Seen::default());
-            return Ok(LinkRef { node: key, generation });
+            if link != node.link || moved {
+                node.partial |= link != node.link;
+                node.link = link;
+                self.changes.nodes.push(node.route());
+            }
+            return LinkRef { node: key, generation };
         }
         let key = NodeKey(self.next_key);
         self.next_key += 1;
-        self.changes.nodes.push(route_of(&card, false));
         self.by_id.insert(card.id.clone(), key);
         let node = Node {
             card,
             connections: 0,
             selected: 0,
             draining: false,
-            link: Some(generation),
+            link,
+            stream: Some(generation),
+            partial: true,
             lost_at_ms: 0,
             sessions: HashTable::new(),
             seen: Some(Seen::default()),
         };
+        self.changes.nodes.push(node.route());
         self.nodes.insert(key, node);
-        Ok(LinkRef { node: key, generation })
+        LinkRef { node: key, generation }
     }
 
     /// Whether this is still the node's link.
     pub(crate) fn is_current(&self, at: LinkRef) -> bool {
-        self.nodes.get(&at.node).is_some_and(|node| node.link == Some(at.generation))
+        self.nodes.get(&at.node).is_some_and(|node| node.stream == Some(at.generation))
     }
 
     fn linked(&mut self, at: LinkRef) -> Option<&mut Node> {
-        self.nodes.get_mut(&at.node).filter(|node| node.link == Some(at.generation))
+        self.nodes.get_mut(&at.node).filter(|node| node.stream == Some(at.generation))
     }
 
     /// Takes the node's word for its load.
@@ -231,23 +276,23 @@ impl Presence {
     /// The link is gone; the node and its sessions stay until [`expire`](Self::expire).
     pub(crate) fn lose_link(&mut self, at: LinkRef, now: Now) {
         if let Some(node) = self.linked(at) {
-            node.link = None;
+            node.stream = None;
             node.seen = None;
             node.lost_at_ms = now.ms;
         }
     }
 
-    /// The nodes whose link has been lost for the lease's time; the caller removes them.
-    pub(crate) fn expired(&self, now: Now, lease_ms: u64) -> Vec<NodeKey> {
-        let expired = |node: &Node| node.link.is_none() && now.ms >= node.lost_at_ms + lease_ms;
-        self.nodes.iter().filter(|(_, node)| expired(node)).map(|(key, _)| *key).collect()
+    /// The nodes whose link is lost and that are gone by this rule; the caller removes them.
+    pub(crate) fn lost(&self, gone: impl Fn(&NodeCard, u64) -> bool) -> Vec<NodeKey> {
+        let gone = |node: &Node| node.lost_since().is_some_and(|since_ms| gone(&node.card, since_ms));
+        self.nodes.iter().filter(|(_, node)| gone(node)).map(|(key, _)| *key).collect()
     }
 
-    /// Removes a node; its members leave.
-    pub(crate) fn remove_node(&mut self, key: NodeKey) -> Option<NodeCard> {
+    /// Removes a node; its members leave, or, where it has `moved`, are another controller's to tell of.
+    pub(crate) fn remove_node(&mut self, key: NodeKey, moved: bool) -> Option<NodeCard> {
         let node = self.nodes.remove(&key)?;
         self.by_id.remove(&node.card.id);
-        self.changes.nodes.push(route_of(&node.card, true));
+        self.changes.gone(NodeRoute { link: node.link, gone: true, moved, ..route_of(&node.card) });
         for place in node.sessions {
             self.detach(SessionKey(place));
         }
@@ -284,6 +329,11 @@ impl Presence {
             return false;
         }
         let seen = node.seen.take().unwrap_or_default();
+        if std::mem::take(&mut node.partial) {
+            let whole = node.route();
+            self.changes.whole.push(whole);
+        }
+        let Some(node) = self.linked(at) else { return false };
         let left: Vec<u32> = node.sessions.iter().copied().filter(|place| !seen.contains(*place)).collect();
         for place in left {
             self.end_session(at.node, SessionKey(place));
@@ -363,8 +413,8 @@ impl Presence {
     }
 
     /// All nodes.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (NodeKey, &Node)> {
+        self.nodes.iter().map(|(key, node)| (*key, node))
     }
 
     /// The node that a new client should go to, counted as sent there: the least loaded that takes clients.
@@ -389,6 +439,11 @@ impl Presence {
     /// The same by the text of its id.
     pub(crate) fn room_named(&self, id: &str) -> Option<&Room> {
         self.rooms.get(self.rooms.find(id)?).filter(|room| !room.members.is_empty())
+    }
+
+    /// All rooms that have members.
+    pub(crate) fn occupied(&self) -> impl Iterator<Item = &RoomId> {
+        self.rooms.iter().filter(|(_, room)| !room.members.is_empty()).map(|(_, room)| &room.id)
     }
 
     /// A user's live sessions, newest first.
@@ -449,11 +504,11 @@ impl Presence {
     }
 }
 
-fn route_of(card: &NodeCard, gone: bool) -> NodeRoute {
+fn route_of(card: &NodeCard) -> NodeRoute {
     NodeRoute {
         node_id: card.id.to_string(),
         incarnation: card.incarnation,
         grpc_address: card.grpc_address.clone(),
-        gone,
+        ..NodeRoute::default()
     }
 }

@@ -24,6 +24,11 @@ impl Recovery {
         self.missing.remove(node);
     }
 
+    /// The nodes that are still waited for.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &NodeId> {
+        self.missing.iter()
+    }
+
     /// The wait is over, and was found to be.
     pub(crate) fn is_over(&self) -> bool {
         self.over
@@ -61,6 +66,7 @@ mod tests {
 
         let mut late = Recovery::new([node("a"), node("b")], 10);
         late.settled(&node("b"));
+        assert_eq!(late.missing().collect::<Vec<_>>(), [&node("a")]);
         assert_eq!(late.end(9), None);
         assert_eq!(late.end(10), Some(vec![node("a")]));
         assert!(late.is_over());

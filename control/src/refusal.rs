@@ -11,6 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 const DOMAIN: &str = "ringcast";
 
+/// The reason of [`user_offline`], which controllers tell one another by.
+pub(crate) const USER_OFFLINE: &str = "USER_OFFLINE";
+
 /// After what time a caller may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -45,7 +48,7 @@ pub(crate) fn room_unknown(room: &str) -> Status {
 /// The user holds no connection.
 pub(crate) fn user_offline(user: &str) -> Status {
     let details = ErrorDetails::with_precondition_failure_violation("CONNECTION", user, "connect first");
-    status(Code::FailedPrecondition, "the user holds no connection", "USER_OFFLINE", details)
+    status(Code::FailedPrecondition, "the user holds no connection", USER_OFFLINE, details)
 }
 
 /// The user's sessions are in as many rooms as they may be.
@@ -78,6 +81,21 @@ pub(crate) fn recovering() -> Status {
 /// The rooms' store does not answer.
 pub(crate) fn store_away() -> Status {
     unavailable("the store of rooms cannot be reached", "STORE_UNAVAILABLE")
+}
+
+/// The store of presence that controllers share does not answer.
+pub(crate) fn presence_away() -> Status {
+    unavailable("the store of presence cannot be reached", "PRESENCE_UNAVAILABLE")
+}
+
+/// Another controller, which may hold what is asked for, does not answer.
+pub(crate) fn controller_silent() -> Status {
+    unavailable("a controller that may hold the user's sessions did not answer", "CONTROLLER_UNREACHABLE")
+}
+
+/// The controller is not known to every push manager, so nobody can join by it.
+pub(crate) fn not_registered() -> Status {
+    unavailable("the controller is not registered, or not every push manager follows it", "NOT_REGISTERED")
 }
 
 /// There are as many rooms as there may be.

@@ -1,4 +1,5 @@
-//! The one owner of what the controller knows: presence, the feed, the joins that are under way.
+//! The one owner of what the controller knows: presence, the feed, the joins that are under way, the lanes to the
+//! store that controllers share.
 //!
 //! Owns: the lock, and what a processing turn is: something is taken in, then everything that changed goes out as
 //! one step of the feed, and what was waiting for that step's acknowledgement is put in line.
@@ -20,12 +21,18 @@ use tonic::Status;
 use crate::commands::Commands;
 use crate::config::Timing;
 use crate::feed::{Feed, FollowerId, FollowerQueue};
+use crate::join_gate::Gate;
 use crate::joins::WaitingJoins;
+use crate::lanes::{Lanes, Probe};
 use crate::log_gate::LogGate;
-use crate::metrics::{Metrics, Reading};
+use crate::membership::{Membership, Tenure};
+use crate::metrics::{LaneFigures, Metrics, Reading};
+use crate::peers::Peers;
 use crate::presence::{LinkRef, NodeKey, Now, Presence};
 use crate::recovery::Recovery;
+use crate::refusal;
 use crate::rooms::Rooms;
+use crate::sharing::Sharing;
 use crate::store::{KnownNode, Store, Wanted};
 
 /// Answers in one message.
@@ -78,6 +85,7 @@ struct Turn {
     answers: AHashMap<LinkRef, Vec<JoinAnswer>>,
     calls: Vec<oneshot::Sender<()>>,
     wanted: Vec<Wanted>,
+    probes: Vec<Probe>,
 }
 
 /// All that is under the lock.
@@ -89,58 +97,86 @@ pub(crate) struct State {
     pub(crate) links: AHashMap<NodeKey, Link>,
     pub(crate) waiting: WaitingJoins,
     pub(crate) commands: Commands,
+    pub(crate) lanes: Lanes,
+    /// What is done with joins in this turn.
+    pub(crate) gate: Gate,
     pub(crate) next_generation: u64,
+    tenure: Tenure,
     turn: Turn,
     confirmations: VecDeque<(u64, Confirmation)>,
     emptied: AHashSet<RoomId>,
+}
+
+/// What the owner is made of.
+#[derive(Debug)]
+pub(crate) struct RegistryParts {
+    pub(crate) controller_id: Arc<str>,
+    pub(crate) rooms: Rooms,
+    pub(crate) store: Store,
+    /// The nodes that are waited for before anything is published.
+    pub(crate) expected: Vec<NodeId>,
+    /// The store of presence, where controllers share one.
+    pub(crate) sharing: Option<Arc<Sharing>>,
+    pub(crate) membership: Membership,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) timing: Timing,
 }
 
 /// The owner.
 #[derive(Debug)]
 pub(crate) struct Registry {
     state: Mutex<State>,
+    pub(crate) controller_id: Arc<str>,
     pub(crate) rooms: Rooms,
+    pub(crate) sharing: Option<Arc<Sharing>>,
+    pub(crate) membership: Membership,
+    pub(crate) peers: Peers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) timing: Timing,
     pub(crate) invalid_joins: LogGate,
     pub(crate) refused_nodes: LogGate,
     notes: mpsc::Sender<Note>,
     recovered: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
     started: Instant,
 }
 
 impl Registry {
-    /// An owner that waits for these nodes before it publishes anything. Must be called in a runtime.
-    pub(crate) fn new(
-        rooms: Rooms,
-        store: Store,
-        expected: Vec<NodeId>,
-        metrics: Arc<Metrics>,
-        timing: Timing,
-    ) -> Arc<Self> {
+    /// An owner of these. Must be called in a runtime.
+    pub(crate) fn new(parts: RegistryParts) -> Arc<Self> {
+        let RegistryParts { controller_id, rooms, store, expected, sharing, membership, metrics, timing } =
+            parts;
         let (notes, queue) = mpsc::channel(MAX_NOTES);
         tokio::spawn(keep_notes(store, queue));
         let state = State {
             presence: Presence::default(),
-            feed: Feed::default(),
+            feed: Feed::new(controller_id.to_string()),
             recovery: Recovery::new(expected, millis(timing.lease)),
             links: AHashMap::new(),
             waiting: WaitingJoins::default(),
             commands: Commands::default(),
+            lanes: Lanes::default(),
+            gate: Gate::default(),
             next_generation: 0,
+            tenure: Tenure::default(),
             turn: Turn::default(),
             confirmations: VecDeque::new(),
             emptied: AHashSet::new(),
         };
         let registry = Arc::new(Self {
             state: Mutex::new(state),
+            controller_id,
             rooms,
+            sharing,
+            membership,
+            peers: Peers::default(),
             metrics,
             timing,
             invalid_joins: LogGate::default(),
             refused_nodes: LogGate::default(),
             notes,
             recovered: watch::Sender::new(false),
+            gate: watch::Sender::new(Gate::Hold),
             started: Instant::now(),
         });
         registry.turn(|_, _| {});
@@ -163,21 +199,37 @@ impl Registry {
         let now = self.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
+        self.look_at_gate(state);
         let result = act(state, now);
         self.recover(state, now);
+        if state.gate == Gate::Open {
+            for asking in state.waiting.take_gated() {
+                self.ask(state, asking, now);
+            }
+        }
         self.settle(state, now);
         let wanted = std::mem::take(&mut state.turn.wanted);
         if !wanted.is_empty() {
             tokio::spawn(self.clone().load_rooms(wanted));
         }
+        let probes = std::mem::take(&mut state.turn.probes);
+        if let Some(sharing) = self.sharing.as_ref().filter(|_| !probes.is_empty()) {
+            sharing.spawn(self.clone().answer_probes(sharing.clone(), probes));
+        }
         result
     }
 
+    fn look_at_gate(&self, state: &mut State) {
+        state.gate = self.membership.gate(&state.feed, &mut state.tenure);
+        self.gate.send_if_modified(|told| std::mem::replace(told, state.gate) != state.gate);
+    }
+
     /// Ends the wait after a restart when it is time.
-    fn recover(&self, state: &mut State, now: Now) {
+    fn recover(self: &Arc<Self>, state: &mut State, now: Now) {
         let Some(absent) = state.recovery.end(now.ms) else { return };
         for node in absent {
             tracing::warn!(%node, "a node that was known before the restart did not come back");
+            self.forget_absent(&node);
             self.note(Note::Drop(node));
         }
         // What came in so far is in the snapshots.
@@ -303,8 +355,18 @@ impl Registry {
         matches!(waited, Ok(Ok(_)))
     }
 
-    /// Notes which rooms have become empty, forgets those that have been for the given time, and drops aged
-    /// settings that nobody uses.
+    /// Waits until joins may be decided, at most as long as a join does.
+    pub(crate) async fn admitted(&self) -> Result<(), Status> {
+        let mut gate = self.gate.subscribe();
+        let decided = gate.wait_for(|gate| *gate != Gate::Hold);
+        match tokio::time::timeout(self.timing.join_wait, decided).await {
+            Ok(Ok(gate)) if *gate == Gate::Open => Ok(()),
+            _ => Err(refusal::not_registered()),
+        }
+    }
+
+    /// Notes which rooms have become empty, and from time to time which are in use, forgets those that have been
+    /// empty for the given time, and drops aged settings that nobody uses.
     pub(crate) async fn keep_rooms(self: &Arc<Self>, empty_for: Duration) {
         let now = self.now();
         let emptied: Vec<RoomId> = self.turn(|state, _| {
@@ -312,6 +374,10 @@ impl Registry {
             emptied.into_iter().filter(|room| state.presence.room(room).is_none()).collect()
         });
         self.rooms.touch(emptied, now).await;
+        if self.rooms.is_noting_due(empty_for, now) {
+            let in_use = self.read(|state| state.presence.occupied().cloned().collect());
+            self.rooms.note_in_use(in_use, now).await;
+        }
         let mut aged = self.rooms.aged(now);
         let recovered = self.read(|state| {
             aged.retain(|room| state.presence.room(room).is_none());
@@ -346,6 +412,12 @@ impl Registry {
             followers: state.feed.followers(),
             cut_offs: state.feed.cut_offs(),
             recovering: !state.recovery.is_over(),
+            held_joins: state.waiting.gated(),
+            lanes: state.lanes.iter().fold(LaneFigures::default(), |figures, (_, lane)| LaneFigures {
+                all: figures.all + 1,
+                dirty: figures.dirty + usize::from(!lane.is_clean() && !lane.is_fenced()),
+                queued: figures.queued + lane.queued(),
+            }),
         })
     }
 }
@@ -371,6 +443,11 @@ impl State {
     /// Has a room's settings read after this turn.
     pub(crate) fn want_room(&mut self, wanted: Wanted) {
         self.turn.wanted.push(wanted);
+    }
+
+    /// Has the store asked after this turn whether there would be a seat.
+    pub(crate) fn probe(&mut self, probe: Probe) {
+        self.turn.probes.push(probe);
     }
 
     /// A node's link, if it still is this one.

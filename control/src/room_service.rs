@@ -1,10 +1,9 @@
 //! `ControllerService`: rooms, users and nodes, as callers ask for them.
 //!
-//! Owns: validation, pages, what messages look like. Must not: keep or decide anything.
-//! Talks to: `registry` and its `presence`, `rooms`.
+//! Owns: validation, pages, what messages look like, which controllers take part in a call. Must not: keep or decide
+//! anything. Talks to: `registry` with its `reads` and `commands`, `rooms`, `peers`.
 
 use std::future::Future;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +11,15 @@ use ringcast_proto::pubsub::controller_service_server::ControllerService;
 use ringcast_proto::pubsub::{
     GetRoomInfoRequest, GetRoomInfoResponse, GetRoomStatsRequest, GetRoomStatsResponse, GetUserNodeRequest,
     GetUserNodeResponse, JoinRoomRequest, JoinRoomResponse, LeaveRoomRequest, LeaveRoomResponse,
-    ListNodesRequest, ListNodesResponse, NodeInfo, RoomInfo, RoomMetadata, RoomStats,
-    SelectConnectNodeRequest, SelectConnectNodeResponse, SetRoomRequest, SetRoomResponse, UserInfo,
-    UserSession,
+    ListNodesRequest, ListNodesResponse, RoomInfo, RoomMetadata, RoomStats, SelectConnectNodeRequest,
+    SelectConnectNodeResponse, SetRoomRequest, SetRoomResponse,
 };
 use ringcast_proto::{NodeId, RoomId, UserId, check_user_name};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use crate::commands::{JoinWish, refused_by_store};
-use crate::presence::{Member, Node, Presence, SessionRef};
+use crate::peers::{Part, Sum, sum};
 use crate::refusal::{self, invalid, valid};
 use crate::registry::Registry;
 use crate::store::{RoomPatch, StoredRoom};
@@ -47,20 +45,20 @@ impl ControllerService for RoomService {
         &self,
         request: Request<JoinRoomRequest>,
     ) -> Result<Response<JoinRoomResponse>, Status> {
+        let limit = self.limit(&request);
         self.call("JoinRoom", request, async |request| {
-            let wish = join_wish(request)?;
-            let Some(sessions) = self.registry.join_room(&wish).await? else {
+            let wish = join_wish(&request)?;
+            let room = wish.room.clone();
+            let Sum::Done(sessions) = self.join_everywhere(wish, &request, limit).await? else {
                 let message = "room full".to_owned();
                 return Ok(JoinRoomResponse { message, ..JoinRoomResponse::default() });
             };
-            let (room_info, _) = self.room_info(&wish.room, None, MAX_PAGE).await?;
-            let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
-            Ok(JoinRoomResponse {
-                success: true,
-                message: String::new(),
-                room_info: Some(room_info),
-                sessions,
-            })
+            // The controller that asks for our part reads the room itself.
+            let room_info = match request.local_only {
+                true => None,
+                false => Some(self.room_info(&room, None, MAX_PAGE).await?.0),
+            };
+            Ok(JoinRoomResponse { success: true, message: String::new(), room_info, sessions })
         })
         .await
     }
@@ -69,15 +67,14 @@ impl ControllerService for RoomService {
         &self,
         request: Request<LeaveRoomRequest>,
     ) -> Result<Response<LeaveRoomResponse>, Status> {
+        let limit = self.limit(&request);
         self.call("LeaveRoom", request, async |request| {
-            let user = valid("user_id", UserId::new(&request.user_id))?;
-            let room = valid("room_id", RoomId::new(&request.room_id))?;
-            let sessions = self.registry.leave_room(&user, &room).await?;
-            let success = sessions > 0;
-            Ok(LeaveRoomResponse {
-                success,
-                message: if success { String::new() } else { "not in room".to_owned() },
-                sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
+            Ok(match self.leave_everywhere(&request, limit).await? {
+                Sum::Done(sessions) => LeaveRoomResponse { success: true, message: String::new(), sessions },
+                Sum::Full | Sum::NotInRoom => {
+                    let message = "not in room".to_owned();
+                    LeaveRoomResponse { message, ..LeaveRoomResponse::default() }
+                }
             })
         })
         .await
@@ -106,8 +103,8 @@ impl ControllerService for RoomService {
     ) -> Result<Response<GetUserNodeResponse>, Status> {
         self.call("GetUserNode", request, async |request| {
             let user = valid("user_id", UserId::new(&request.user_id))?;
-            self.complete().await?;
-            let sessions = self.registry.read(|state| user_sessions(&state.presence, &user));
+            self.registry.complete().await?;
+            let sessions = self.registry.user_sessions(&user).await?;
             let newest = sessions.first().cloned().unwrap_or_default();
             Ok(GetUserNodeResponse {
                 found: !sessions.is_empty(),
@@ -129,27 +126,29 @@ impl ControllerService for RoomService {
             if !request.page_token.is_empty() {
                 valid("page_token", RoomId::new(&request.page_token))?;
             }
-            self.complete().await?;
+            self.registry.complete().await?;
             let page = self.registry.rooms.page(&request.page_token, size).await;
             let page = page.map_err(refused_by_store)?;
             let full = page.len() == size as usize;
             let next_page_token = page.last().filter(|_| full).map(|(id, _)| id.clone()).unwrap_or_default();
-            Ok(self.registry.read(|state| {
-                let users = |room: &str| state.presence.room_named(room).map_or(0, |room| room.members.len());
-                let figures = state.presence.figures();
-                let stored = usize::try_from(self.registry.rooms.count()).unwrap_or(usize::MAX);
-                let rooms = page.into_iter().map(|(room_id, created_at)| {
-                    let user_count = whole(users(&room_id));
-                    RoomStats { room_id, user_count, created_at }
-                });
-                GetRoomStatsResponse {
-                    total_rooms: whole(stored.max(figures.rooms)),
-                    total_users: whole(figures.users),
-                    rooms: rooms.collect(),
-                    next_page_token,
-                    total_sessions: figures.sessions as u64,
-                }
-            }))
+            // What is stored was an id once.
+            let known =
+                page.into_iter().filter_map(|(id, created_at)| Some((RoomId::new(&id).ok()?, created_at)));
+            let (rooms, created): (Vec<RoomId>, Vec<i64>) = known.unzip();
+            let counts = self.registry.user_counts(&rooms).await?;
+            let (total_users, total_sessions) = self.registry.totals().await?;
+            let occupied = self.registry.read(|state| state.presence.figures().rooms as u64);
+            let rooms = rooms.into_iter().zip(created).zip(counts).map(|((room, created_at), users)| {
+                let (room_id, user_count) = (room.to_string(), whole(u64::from(users)));
+                RoomStats { room_id, user_count, created_at }
+            });
+            Ok(GetRoomStatsResponse {
+                total_rooms: whole(self.registry.rooms.count().max(occupied)),
+                total_users: whole(total_users),
+                rooms: rooms.collect(),
+                next_page_token,
+                total_sessions,
+            })
         })
         .await
     }
@@ -171,7 +170,8 @@ impl ControllerService for RoomService {
             let set = self.registry.rooms.set(&room, patch, self.registry.now()).await;
             let stored = set.map_err(refused_by_store)?;
             let mut room_info = self.settings_of(&room, Some(&stored));
-            room_info.user_count = self.registry.read(|state| user_count(&state.presence, &room));
+            let counts = self.registry.user_counts(std::slice::from_ref(&room)).await?;
+            room_info.user_count = counts.first().copied().unwrap_or(0);
             Ok(SetRoomResponse { room_info: Some(room_info) })
         })
         .await
@@ -181,13 +181,8 @@ impl ControllerService for RoomService {
         &self,
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        self.call("ListNodes", request, async |_| {
-            let nodes = self.registry.read(|state| state.presence.nodes().map(node_info).collect());
-            let mut nodes: Vec<NodeInfo> = nodes;
-            nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-            Ok(ListNodesResponse { nodes })
-        })
-        .await
+        self.call("ListNodes", request, async |_| Ok(ListNodesResponse { nodes: self.registry.list_nodes() }))
+            .await
     }
 
     async fn select_connect_node(
@@ -195,7 +190,7 @@ impl ControllerService for RoomService {
         request: Request<SelectConnectNodeRequest>,
     ) -> Result<Response<SelectConnectNodeResponse>, Status> {
         self.call("SelectConnectNode", request, async |_| {
-            let node = self.registry.turn(|state, _| state.presence.select().map(node_info));
+            let node = self.registry.select_node();
             Ok(SelectConnectNodeResponse { node: Some(node.ok_or_else(refusal::no_node)?) })
         })
         .await
@@ -210,16 +205,70 @@ impl RoomService {
         request: Request<Q>,
         serve: impl AsyncFnOnce(Q) -> Result<A, Status>,
     ) -> Result<Response<A>, Status> {
-        let limit = limit(request.metadata(), self.registry.timing.call);
+        let limit = self.limit(&request);
         let served = within(limit, serve(request.into_inner())).await;
         let code = served.as_ref().map_or_else(Status::code, |_| Code::Ok);
         self.registry.metrics.handled(method, code);
         served.map(Response::new)
     }
 
-    /// What is read of presence is complete.
-    async fn complete(&self) -> Result<(), Status> {
-        if self.registry.recovered().await { Ok(()) } else { Err(refusal::recovering()) }
+    fn limit<Q>(&self, request: &Request<Q>) -> Duration {
+        limit(request.metadata(), self.registry.timing.call)
+    }
+
+    /// Has all controllers join their sessions of a user.
+    async fn join_everywhere(
+        &self,
+        wish: JoinWish,
+        request: &JoinRoomRequest,
+        limit: Duration,
+    ) -> Result<Sum, Status> {
+        let user = wish.user.clone();
+        let here = async {
+            match self.registry.join_room(wish).await {
+                Ok(Some(sessions)) => Part::Done(u32::try_from(sessions).unwrap_or(u32::MAX)),
+                Ok(None) => Part::Full,
+                Err(status) => Part::of_status(status),
+            }
+        };
+        let others = self.others(request.local_only);
+        let there = self.registry.peers.join_room(&others, request, for_others(limit));
+        self.add_up("JoinRoom", here, there, &user).await
+    }
+
+    /// Has all controllers take their sessions of a user out of a room.
+    async fn leave_everywhere(&self, request: &LeaveRoomRequest, limit: Duration) -> Result<Sum, Status> {
+        let user = valid("user_id", UserId::new(&request.user_id))?;
+        let room = valid("room_id", RoomId::new(&request.room_id))?;
+        let here = async {
+            match self.registry.leave_room(&user, &room).await {
+                Ok(0) => Part::NotInRoom,
+                Ok(sessions) => Part::Done(u32::try_from(sessions).unwrap_or(u32::MAX)),
+                Err(status) => Part::of_status(status),
+            }
+        };
+        let others = self.others(request.local_only);
+        let there = self.registry.peers.leave_room(&others, request, for_others(limit));
+        self.add_up("LeaveRoom", here, there, &user).await
+    }
+
+    fn others(&self, local_only: bool) -> Vec<String> {
+        if local_only { Vec::new() } else { self.registry.membership.peers() }
+    }
+
+    async fn add_up(
+        &self,
+        method: &str,
+        here: impl Future<Output = Part>,
+        there: impl Future<Output = Vec<Part>>,
+        user: &UserId,
+    ) -> Result<Sum, Status> {
+        let (here, mut parts) = tokio::join!(here, there);
+        for part in &parts {
+            self.registry.metrics.peer_asked(method, part.label());
+        }
+        parts.push(here);
+        sum(parts, user.as_str())
     }
 
     /// A room with a page of its users, and the token of the next page.
@@ -229,9 +278,10 @@ impl RoomService {
         after: Option<&UserId>,
         size: u32,
     ) -> Result<(RoomInfo, String), Status> {
-        self.complete().await?;
+        self.registry.complete().await?;
         let stored = self.registry.rooms.get(room, false, self.registry.now()).await;
-        let occupied = self.registry.read(|state| state.presence.room(room).is_some());
+        let page = self.registry.members(room, after, size).await?;
+        let occupied = page.user_count > 0;
         let stored = match stored {
             Ok(stored) => stored,
             // Its members are known without the store.
@@ -242,19 +292,9 @@ impl RoomService {
             return Err(refusal::room_unknown(room.as_str()));
         }
         let mut info = self.settings_of(room, stored.as_deref());
-        let mut next = String::new();
-        self.registry.read(|state| {
-            let presence = &state.presence;
-            let Some(members) = presence.room(room).map(|room| &room.members) else { return };
-            info.user_count = user_count_of(members.len());
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let mut users = members.range::<UserId, _>((from, Bound::Unbounded));
-            let page = users.by_ref().take(size as usize);
-            info.users.extend(page.map(|(id, user)| user_info(presence, room, id, user)));
-            if users.next().is_some() {
-                next = info.users.last().map(|user| user.user_id.clone()).unwrap_or_default();
-            }
-        });
+        let last = page.users.last().filter(|_| page.more);
+        let next = last.map(|user| user.user_id.clone()).unwrap_or_default();
+        (info.user_count, info.users) = (page.user_count, page.users);
         Ok((info, next))
     }
 
@@ -277,7 +317,7 @@ impl RoomService {
     }
 }
 
-fn join_wish(request: JoinRoomRequest) -> Result<JoinWish, Status> {
+fn join_wish(request: &JoinRoomRequest) -> Result<JoinWish, Status> {
     check_user_name(&request.user_name).map_err(|error| invalid("user_name", error))?;
     let bytes: usize = request.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     if request.metadata.len() > MAX_METADATA_ENTRIES || bytes > MAX_METADATA_BYTES {
@@ -292,9 +332,9 @@ fn join_wish(request: JoinRoomRequest) -> Result<JoinWish, Status> {
     Ok(JoinWish {
         user: valid("user_id", UserId::new(&request.user_id))?,
         room: valid("room_id", RoomId::new(&request.room_id))?,
-        user_name: request.user_name,
+        user_name: request.user_name.clone(),
         node,
-        metadata: request.metadata,
+        metadata: request.metadata.clone(),
     })
 }
 
@@ -315,59 +355,13 @@ fn text(field: &str, text: Option<String>, max: usize) -> Result<Option<String>,
     }
 }
 
-fn whole(count: usize) -> i32 {
+fn whole(count: u64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn user_count_of(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn user_count(presence: &Presence, room: &RoomId) -> u32 {
-    user_count_of(presence.room(room).map_or(0, |room| room.members.len()))
-}
-
-fn user_info(presence: &Presence, room: &RoomId, id: &UserId, member: &Member) -> UserInfo {
-    let newest = presence.sessions_in(room, id).next();
-    let session = newest.and_then(|at| presence.session(at));
-    let node = newest.and_then(|at| presence.node(at.node));
-    UserInfo {
-        user_id: id.to_string(),
-        user_name: session.map(|session| session.user_name().to_owned()).unwrap_or_default(),
-        node_id: node.map(|node| node.card.id.to_string()).unwrap_or_default(),
-        metadata: session.map(|session| session.metadata()).unwrap_or_default(),
-        joined_at: member.joined_at(),
-        sessions: member.sessions,
-    }
-}
-
-fn user_sessions(presence: &Presence, user: &UserId) -> Vec<UserSession> {
-    let session = |at: SessionRef| {
-        let (node, session) = (presence.node(at.node)?, presence.session(at)?);
-        Some(UserSession {
-            node_id: node.card.id.to_string(),
-            node_address: node.card.grpc_address.clone(),
-            session_id: at.session.as_u64(),
-            room_ids: presence.rooms_in(session).map(ToString::to_string).collect(),
-            connected_at: session.connected_at,
-        })
-    };
-    presence.sessions_of(user).filter_map(session).collect()
-}
-
-fn node_info(node: &Node) -> NodeInfo {
-    let card = &node.card;
-    NodeInfo {
-        node_id: card.id.to_string(),
-        incarnation: card.incarnation,
-        grpc_address: card.grpc_address.clone(),
-        public_ws_url: card.public_ws_url.clone(),
-        connections: node.connections,
-        capacity: card.capacity,
-        state: node.state().into(),
-        version: card.version.clone(),
-        driver: card.driver.clone(),
-    }
+/// The time that other controllers have for their part: what they did is still to be told.
+fn for_others(limit: Duration) -> Duration {
+    limit - limit / 5
 }
 
 /// The time that a call has. Where the caller gave one it is cut short by a little, so that the answer is ours:

@@ -1,11 +1,13 @@
-//! Boot order and planned stop: store, registry, listeners, services, housekeeping.
+//! Boot order and planned stop: stores, listeners, the place among the others, registry, services, housekeeping.
 //!
 //! Owns: which servers there are and how they end. Must not: know rooms or nodes.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::registry::{Entry, Kind, Registration};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -14,7 +16,8 @@ use axum::routing::get;
 use ringcast_proto::pubsub::controller_service_server::ControllerServiceServer;
 use ringcast_proto::pubsub::node_link_service_server::NodeLinkServiceServer;
 use ringcast_proto::pubsub::route_feed_service_server::RouteFeedServiceServer;
-use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, NodeId, limited_server, reflection};
+use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
+use settings::SettingError;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,19 +27,25 @@ use tonic_health::server::HealthReporter;
 
 use crate::config::Settings;
 use crate::feed_service::FeedService;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::node_service::NodeService;
 use crate::refusal;
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryParts};
 use crate::room_service::RoomService;
 use crate::rooms::Rooms;
+use crate::sharing::look_around;
 use crate::store::Store;
+use crate::stores::{expected_nodes, open_directory, open_rooms, open_sharing};
 
 /// How long calls that are under way may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How often rooms that have become empty are noted, and aged settings dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// What to do when another controller has the id.
+const ID_TAKEN: &str = "another live controller has this id: stop it, or give this one another id";
 
 /// The services' names in reflection and health.
 const SERVICES: [&str; 3] = ["pubsub.ControllerService", "pubsub.NodeLinkService", "pubsub.RouteFeedService"];
@@ -62,21 +71,34 @@ impl Running {
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(settings.process_metrics)?);
     let store = Store::open(&settings.data_dir, settings.max_rooms, metrics.store_errors.clone()).await?;
-    let expected: Vec<NodeId> = match settings.expected_nodes.clone() {
-        Some(nodes) => nodes,
-        None => store.known_nodes().await?.into_iter().map(|node| node.id).collect(),
-    };
+    let over = CancellationToken::new();
+    let sharing = open_sharing(&settings, &over).await?;
+    let expected = expected_nodes(&settings, &store, sharing.as_deref()).await?;
     if !expected.is_empty() {
         tracing::info!(nodes = expected.len(), "waiting for known nodes before routes are published");
     }
-    let rooms = Rooms::new(store.clone(), settings.cache_ttl, settings.default_max_users);
+    let rooms = open_rooms(&settings, &store, &metrics).await?;
+    let rooms = Rooms::new(rooms, settings.cache_ttl, settings.default_max_users);
     let grpc = listen(settings.grpc_addr, "gRPC").await?;
     let scrapes = listen(settings.metrics_addr, "metrics").await?;
-    let registry = Registry::new(rooms, store, expected, metrics, settings.timing);
     let (grpc_addr, metrics_addr) = (grpc.local_addr()?, scrapes.local_addr()?);
+    let directory = open_directory(&settings, &over)?;
+    let (membership, registration) = Membership::register(directory, entry(&settings, grpc_addr));
+    let registry = Registry::new(RegistryParts {
+        controller_id: settings.id.as_str().into(),
+        rooms,
+        store,
+        expected,
+        sharing: sharing.clone(),
+        membership,
+        metrics,
+        timing: settings.timing,
+    });
 
-    let over = CancellationToken::new();
     tokio::spawn(until(over.clone(), tick(registry.clone())));
+    if let Some(sharing) = sharing {
+        tokio::spawn(until(over.clone(), look_around(registry.clone(), sharing)));
+    }
     tokio::spawn(until(over.clone(), keep_house(registry.clone(), settings.empty_room_ttl)));
     let pages =
         axum::serve(scrapes, pages(registry.clone())).with_graceful_shutdown(over.clone().cancelled_owned());
@@ -87,9 +109,23 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     let streams = CancellationToken::new();
-    let served = serve(grpc, registry.clone(), &settings.id, streams.clone(), over.clone(), health_service)?;
-    let task = tokio::spawn(run(registry, health, served, stop, streams, over));
+    let served = serve(grpc, registry.clone(), streams.clone(), over.clone(), health_service)?;
+    let task = tokio::spawn(run(registry, registration, health, served, stop, streams, over));
     Ok(Running { grpc_addr, metrics_addr, task })
+}
+
+/// What the controller says of itself to those who look for one.
+fn entry(settings: &Settings, grpc: SocketAddr) -> Entry {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let reachable =
+        if grpc.ip().is_unspecified() { format!("127.0.0.1:{}", grpc.port()) } else { grpc.to_string() };
+    Entry {
+        kind: Kind::Controller,
+        id: settings.id.clone(),
+        incarnation: u64::try_from(started.as_micros()).unwrap_or(u64::MAX),
+        grpc_address: settings.addr.clone().unwrap_or(reachable),
+        public_ws_url: String::new(),
+    }
 }
 
 async fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
@@ -103,13 +139,12 @@ type Served = JoinHandle<Result<(), tonic::transport::Error>>;
 fn serve(
     listener: TcpListener,
     registry: Arc<Registry>,
-    id: &str,
     streams: CancellationToken,
     over: CancellationToken,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
 ) -> anyhow::Result<Served> {
     let reflection = || reflection(&SERVICES);
-    let nodes = NodeService { registry: registry.clone(), controller_id: id.into(), stop: streams.clone() };
+    let nodes = NodeService { registry: registry.clone(), stop: streams.clone() };
     let feed = FeedService { registry: registry.clone(), stop: streams.clone() };
     let router = limited_server()
         .add_service(health)
@@ -128,29 +163,33 @@ fn serve(
     ))
 }
 
-/// Waits for the stop, then ends things in their order: health first, then streams, then listeners.
+/// Waits for the stop, or for the loss of the id to another one, then ends things in their order: health first, then streams, then listeners.
 async fn run(
     registry: Arc<Registry>,
+    registration: Registration,
     health: HealthReporter,
     mut served: Served,
     stop: CancellationToken,
     streams: CancellationToken,
     over: CancellationToken,
 ) -> anyhow::Result<()> {
-    tokio::select! {
+    let taken = tokio::select! {
         ended = &mut served => {
             over.cancel();
             ended??;
             anyhow::bail!("the gRPC server ended by itself");
         }
-        () = stop.cancelled() => {}
-    }
+        () = stop.cancelled() => false,
+        () = registry.membership.id_is_taken() => true,
+    };
     tracing::info!("stopping");
     for service in SERVICES.into_iter().chain([""]) {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
     registry.end_feed(&refusal::stopping());
     streams.cancel();
+    // Only now: who does not find this controller any more must have heard all that it confirmed.
+    registration.revoke().await;
     over.cancel();
     match tokio::time::timeout(GRACE, &mut served).await {
         Ok(ended) => ended??,
@@ -159,8 +198,15 @@ async fn run(
             served.abort();
         }
     }
-    if tokio::time::timeout(GRACE, registry.close_store()).await.is_err() {
+    let stored = async {
+        registry.close_store().await;
+        registry.rooms.close().await;
+    };
+    if tokio::time::timeout(GRACE, stored).await.is_err() {
         tracing::warn!("the store did not close in time");
+    }
+    if taken {
+        return Err(SettingError::new("CONTROLLER_ID", &registry.controller_id, ID_TAKEN).into());
     }
     Ok(())
 }

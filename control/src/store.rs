@@ -3,7 +3,7 @@
 //!
 //! Owns: the file, its schema (`migrations/sqlite`), the one task that writes. What waits for that task is written
 //! in one transaction, so that a storm of new rooms costs few commits.
-//! Must not: cache (`rooms` does), decide who may join.
+//! Must not: cache (`rooms` does), decide who may join. Talks to: `rooms_sqlite`, which has the rooms' statements.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::log_gate::LogGate;
+use crate::room_store::{Loaded, RoomStore};
+pub(crate) use crate::room_store::{RoomPatch, StoreError, StoredRoom, Wanted};
+use crate::rooms_sqlite;
 
 /// The file in the data folder.
 const FILE_NAME: &str = "controller.sqlite";
@@ -33,29 +36,6 @@ const QUEUE: usize = 1024;
 /// Requests that share a transaction.
 const MAX_BATCH: usize = 256;
 
-/// A room that is asked for was used; that is noted when what is noted is older than this, in seconds.
-const TOUCH_AFTER_S: i64 = 3600;
-
-/// A room as it is stored; times are in seconds since the Unix epoch.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub(crate) struct StoredRoom {
-    pub(crate) name: String,
-    pub(crate) description: String,
-    /// `None`: the default of the settings. 0: no limit.
-    pub(crate) max_users: Option<u32>,
-    pub(crate) created_at: i64,
-    pub(crate) updated_at: i64,
-    last_used: i64,
-}
-
-/// What is to be changed of a room.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct RoomPatch {
-    pub(crate) name: Option<String>,
-    pub(crate) description: Option<String>,
-    pub(crate) max_users: Option<u32>,
-}
-
 /// A node that was registered when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownNode {
@@ -64,35 +44,12 @@ pub(crate) struct KnownNode {
     pub(crate) address: String,
 }
 
-/// Why the store has no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum StoreError {
-    /// SQLite said no.
-    #[error("{0}")]
-    Failed(Arc<str>),
-    /// There are as many rooms as there may be.
-    #[error("there are as many rooms as there may be")]
-    TooManyRooms,
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Failed(error.to_string().into())
-    }
-}
-
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// A room that is asked for, and whether it is to be made where it is not there.
-pub(crate) type Wanted = (RoomId, bool);
-
-/// What was asked for and found; `Ok(None)`: not there, and not to be made.
-pub(crate) type Loaded = (RoomId, Result<Option<StoredRoom>, StoreError>);
 
 enum Request {
     Load { wanted: Vec<Wanted>, now: i64, reply: Reply<Vec<Loaded>> },
     Set { room: RoomId, patch: RoomPatch, now: i64, reply: Reply<StoredRoom> },
-    Touch { rooms: Vec<RoomId>, now: i64 },
+    Touch { rooms: Vec<RoomId>, now: i64, reply: Reply<()> },
     Forget { rooms: Vec<RoomId>, before: i64, reply: Reply<u64> },
     PutNode(KnownNode),
     DropNode(NodeId),
@@ -102,6 +59,7 @@ enum Request {
 enum Answer {
     Loaded(Reply<Vec<Loaded>>, Vec<Loaded>),
     Set(Reply<StoredRoom>, Result<StoredRoom, StoreError>),
+    Touched(Reply<()>),
     Forgotten(Reply<u64>, u64),
     Nothing,
 }
@@ -153,36 +111,6 @@ impl Store {
         Ok(Self { pool, requests, rooms })
     }
 
-    /// How many rooms are stored.
-    pub(crate) fn room_count(&self) -> u64 {
-        self.rooms.load(Ordering::Relaxed)
-    }
-
-    /// Reads rooms, and makes those that are to be made.
-    pub(crate) async fn load(&self, wanted: Vec<Wanted>, now: i64) -> Result<Vec<Loaded>, StoreError> {
-        self.ask(|reply| Request::Load { wanted, now, reply }).await
-    }
-
-    /// Makes or changes a room.
-    pub(crate) async fn set(
-        &self,
-        room: RoomId,
-        patch: RoomPatch,
-        now: i64,
-    ) -> Result<StoredRoom, StoreError> {
-        self.ask(|reply| Request::Set { room, patch, now, reply }).await
-    }
-
-    /// Notes that rooms have been in use until now. Lost where the store fails: they are forgotten early then.
-    pub(crate) async fn touch(&self, rooms: Vec<RoomId>, now: i64) {
-        self.tell(Request::Touch { rooms, now }).await;
-    }
-
-    /// Forgets those of the rooms that have not been used since `before`.
-    pub(crate) async fn forget(&self, rooms: Vec<RoomId>, before: i64) -> Result<u64, StoreError> {
-        self.ask(|reply| Request::Forget { rooms, before, reply }).await
-    }
-
     /// Remembers a node for the time after a restart.
     pub(crate) async fn put_node(&self, node: KnownNode) {
         self.tell(Request::PutNode(node)).await;
@@ -204,27 +132,13 @@ impl Store {
         Ok(nodes.collect())
     }
 
-    /// Rooms in the order of their ids, with the time at which each came to be.
-    pub(crate) async fn page(&self, after: &str, limit: u32) -> Result<Vec<(String, i64)>, StoreError> {
-        let page = sqlx::query_as("SELECT id, created_at FROM rooms WHERE id > ? ORDER BY id LIMIT ?");
-        Ok(page.bind(after).bind(limit).fetch_all(&self.pool).await?)
-    }
-
-    /// Rooms that were not used since `before`, as far as that was noted.
-    pub(crate) async fn unused(&self, before: i64, limit: u32) -> Result<Vec<RoomId>, StoreError> {
-        let ids: Vec<(String,)> = sqlx::query_as("SELECT id FROM rooms WHERE last_used < ? LIMIT ?")
-            .bind(before)
-            .bind(limit)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(ids.into_iter().filter_map(|(id,)| RoomId::new(&id).ok()).collect())
-    }
-
     /// Waits until everything that was asked for is written, then closes the file.
     pub(crate) async fn close(&self) {
-        // An empty request is answered after all that came before it.
-        let _ = self.load(Vec::new(), 0).await;
-        self.pool.close().await;
+        if !self.pool.is_closed() {
+            // An empty request is answered after all that came before it.
+            let _ = self.load(Vec::new(), 0).await;
+            self.pool.close().await;
+        }
     }
 
     /// The connections, for tests that break the store.
@@ -242,6 +156,41 @@ impl Store {
     async fn tell(&self, request: Request) {
         // The writer ends with the runtime only; a reply that was dropped tells the caller.
         let _ = self.requests.send(request).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl RoomStore for Store {
+    fn room_count(&self) -> u64 {
+        self.rooms.load(Ordering::Relaxed)
+    }
+
+    async fn load(&self, wanted: Vec<Wanted>, now: i64) -> Result<Vec<Loaded>, StoreError> {
+        self.ask(|reply| Request::Load { wanted, now, reply }).await
+    }
+
+    async fn set(&self, room: RoomId, patch: RoomPatch, now: i64) -> Result<StoredRoom, StoreError> {
+        self.ask(|reply| Request::Set { room, patch, now, reply }).await
+    }
+
+    async fn touch(&self, rooms: Vec<RoomId>, now: i64) -> Result<(), StoreError> {
+        self.ask(|reply| Request::Touch { rooms, now, reply }).await
+    }
+
+    async fn page(&self, after: &str, limit: u32) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(rooms_sqlite::page(&self.pool, after, limit).await?)
+    }
+
+    async fn unused(&self, before: i64, limit: u32) -> Result<Vec<RoomId>, StoreError> {
+        Ok(rooms_sqlite::unused(&self.pool, before, limit).await?)
+    }
+
+    async fn forget(&self, rooms: Vec<RoomId>, before: i64) -> Result<u64, StoreError> {
+        self.ask(|reply| Request::Forget { rooms, before, reply }).await
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }
 
@@ -306,23 +255,21 @@ impl Writer {
             }
             Request::Set { room, patch, now, reply } => {
                 let set = match self.load(tx, &room, true, now, count).await? {
-                    Ok(Some(_)) => Ok(set(tx, &room, patch, now).await?),
+                    Ok(Some(_)) => Ok(rooms_sqlite::set(tx, &room, patch, now).await?),
                     Ok(None) | Err(_) => Err(StoreError::TooManyRooms),
                 };
                 Answer::Set(reply, set)
             }
-            Request::Touch { rooms, now } => {
+            Request::Touch { rooms, now, reply } => {
                 for room in rooms {
-                    let touch = sqlx::query("UPDATE rooms SET last_used = ? WHERE id = ?");
-                    touch.bind(now).bind(room.as_str()).execute(&mut **tx).await?;
+                    rooms_sqlite::touch(tx, &room, now).await?;
                 }
-                Answer::Nothing
+                Answer::Touched(reply)
             }
             Request::Forget { rooms, before, reply } => {
                 let mut gone = 0;
                 for room in rooms {
-                    let delete = sqlx::query("DELETE FROM rooms WHERE id = ? AND last_used < ?");
-                    gone += delete.bind(room.as_str()).bind(before).execute(&mut **tx).await?.rows_affected();
+                    gone += rooms_sqlite::forget(tx, &room, before).await?;
                 }
                 *count = count.saturating_sub(gone);
                 Answer::Forgotten(reply, gone)
@@ -349,54 +296,18 @@ impl Writer {
         now: i64,
         count: &mut u64,
     ) -> Result<Result<Option<StoredRoom>, StoreError>, sqlx::Error> {
-        if make && *count < self.max_rooms {
-            let insert = sqlx::query(
-                "INSERT OR IGNORE INTO rooms (id, created_at, updated_at, last_used) VALUES (?, ?, ?, ?)",
-            );
-            let insert = insert.bind(room.as_str()).bind(now).bind(now).bind(now);
-            if insert.execute(&mut **tx).await?.rows_affected() == 1 {
-                *count += 1;
-                return Ok(Ok(Some(StoredRoom {
-                    name: String::new(),
-                    description: String::new(),
-                    max_users: None,
-                    created_at: now,
-                    updated_at: now,
-                    last_used: now,
-                })));
-            }
+        if make && *count < self.max_rooms && rooms_sqlite::make(tx, room, now).await? {
+            *count += 1;
+            return Ok(Ok(Some(StoredRoom::new(now))));
         }
-        let Some(found) = select(tx, room).await? else {
+        let Some(found) = rooms_sqlite::select(tx, room).await? else {
             return Ok(if make { Err(StoreError::TooManyRooms) } else { Ok(None) });
         };
-        if make && found.last_used < now - TOUCH_AFTER_S {
-            let touch = sqlx::query("UPDATE rooms SET last_used = ? WHERE id = ?");
-            touch.bind(now).bind(room.as_str()).execute(&mut **tx).await?;
+        if make && found.is_long_unused(now) {
+            rooms_sqlite::touch(tx, room, now).await?;
         }
         Ok(Ok(Some(found)))
     }
-}
-
-async fn select(tx: &mut Transaction<'_, Sqlite>, room: &RoomId) -> Result<Option<StoredRoom>, sqlx::Error> {
-    let select = sqlx::query_as(
-        "SELECT name, description, max_users, created_at, updated_at, last_used FROM rooms WHERE id = ?",
-    );
-    select.bind(room.as_str()).fetch_optional(&mut **tx).await
-}
-
-async fn set(
-    tx: &mut Transaction<'_, Sqlite>,
-    room: &RoomId,
-    patch: RoomPatch,
-    now: i64,
-) -> Result<StoredRoom, sqlx::Error> {
-    let update = sqlx::query_as(
-        "UPDATE rooms SET name = COALESCE(?, name), description = COALESCE(?, description), \
-         max_users = COALESCE(?, max_users), updated_at = ?, last_used = ? WHERE id = ? \
-         RETURNING name, description, max_users, created_at, updated_at, last_used",
-    );
-    let update = update.bind(patch.name).bind(patch.description).bind(patch.max_users);
-    update.bind(now).bind(now).bind(room.as_str()).fetch_one(&mut **tx).await
 }
 
 impl Answer {
@@ -405,6 +316,7 @@ impl Answer {
         match self {
             Self::Loaded(reply, loaded) => drop(reply.send(Ok(loaded))),
             Self::Set(reply, set) => drop(reply.send(set)),
+            Self::Touched(reply) => drop(reply.send(Ok(()))),
             Self::Forgotten(reply, gone) => drop(reply.send(Ok(gone))),
             Self::Nothing => {}
         }

@@ -5,14 +5,16 @@
 
 use ringcast_proto::pubsub::{NodeRoute, RoomRoute, UserRoute};
 
+use super::Presence;
 use super::index::{NodeKey, RoomKey, UserKey};
-use super::{Presence, route_of};
 use crate::routes::Routes;
 
 /// What has changed since it was last told.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) nodes: Vec<NodeRoute>,
+    /// Nodes whose snapshot is whole now, which is told after their routes.
+    pub(super) whole: Vec<NodeRoute>,
     rooms: Vec<(RoomKey, NodeKey)>,
     users: Vec<(UserKey, NodeKey)>,
     /// Rooms that became empty; some may have members again.
@@ -22,6 +24,12 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// A node is gone, whatever was to be told of it.
+    pub(super) fn gone(&mut self, node: NodeRoute) {
+        self.whole.retain(|whole| whole.node_id != node.node_id);
+        self.nodes.push(node);
+    }
+
     /// A room has changed on a node.
     pub(super) fn room(&mut self, room: RoomKey, node: NodeKey) {
         // Joins of one room come in runs.
@@ -49,7 +57,8 @@ impl Presence {
             user.on_nodes.iter().map(move |(key, sessions)| (user.id.to_string(), key, sessions))
         });
         Routes {
-            nodes: self.nodes.values().map(|node| route_of(&node.card, false)).collect(),
+            nodes: self.nodes.values().map(super::Node::route).collect(),
+            whole: Vec::new(),
             rooms: rooms
                 .map(|(room_id, key, sessions)| RoomRoute { room_id, node_id: id(key), sessions })
                 .collect(),
@@ -62,7 +71,11 @@ impl Presence {
     /// The routes that changed since this was last asked, as they are now. A node that is gone stands for all
     /// routes to it.
     pub(crate) fn take_changes(&mut self) -> Routes {
-        let mut routes = Routes { nodes: std::mem::take(&mut self.changes.nodes), ..Routes::default() };
+        let mut routes = Routes {
+            nodes: std::mem::take(&mut self.changes.nodes),
+            whole: std::mem::take(&mut self.changes.whole),
+            ..Routes::default()
+        };
         let rooms = once_each(&mut self.changes.rooms);
         routes.rooms.reserve_exact(rooms.len());
         for (key, node) in rooms.drain(..) {
@@ -88,6 +101,7 @@ impl Presence {
     /// Lets changes go that nobody has to be told.
     pub(crate) fn drop_changes(&mut self) {
         self.changes.nodes.clear();
+        self.changes.whole.clear();
         self.changes.rooms.clear();
         self.changes.users.clear();
         self.forget_empty();

@@ -22,7 +22,7 @@ pub(super) struct RoomKey(pub(super) u32);
 
 /// A session's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SessionKey(pub(super) u32);
+pub(crate) struct SessionKey(pub(super) u32);
 
 /// A session as others name it, ordered by its age: oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

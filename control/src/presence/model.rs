@@ -95,7 +95,7 @@ impl World {
         let card = card(&format!("n{node}"), incarnation);
         if let Some(former) = self.presence.superseded_by(&card) {
             assert!(!live && newer, "only a lost node has a successor");
-            self.presence.remove_node(former);
+            self.presence.remove_node(former, false);
             self.sessions.retain(|session| session.node != node);
             self.nodes[node] = ModelNode::default();
             self.follower.hear(self.presence.take_changes());
@@ -103,14 +103,15 @@ impl World {
         }
         self.next_link += 1;
         let other = self.nodes[node].incarnation != 0 && self.nodes[node].incarnation != incarnation;
-        match self.presence.register(card, self.next_link) {
+        match self.presence.may_register(&card, self.next_link) {
             Err(refusal) => {
                 assert!(other, "a node was refused: {refusal:?}");
                 assert_eq!(refusal == RegisterRefusal::Live, live);
                 self.hit("refused");
             }
-            Ok(at) => {
+            Ok(()) => {
                 assert!(!other, "a second incarnation was registered");
+                let at = self.presence.register(card, self.next_link, self.next_link);
                 self.nodes[node] = ModelNode { incarnation, at: Some(at), lost_at: None };
                 self.snapshot(node, at);
             }
@@ -156,7 +157,7 @@ impl World {
 
     fn deregister(&mut self, node: usize) {
         if let Some(at) = self.nodes[node].at {
-            self.presence.remove_node(at.node);
+            self.presence.remove_node(at.node, false);
             self.sessions.retain(|session| session.node != node);
             self.nodes[node] = ModelNode::default();
             self.hit("deregistered");
@@ -245,10 +246,10 @@ impl World {
     fn expire(&mut self) {
         let due = |node: &ModelNode| node.lost_at.is_some_and(|at| self.now.ms >= at + LEASE_MS);
         let due: Vec<usize> = (0..self.nodes.len()).filter(|node| due(&self.nodes[*node])).collect();
-        let expired = self.presence.expired(self.now, LEASE_MS);
+        let expired = self.presence.lost(|_, since_ms| self.now.ms >= since_ms + LEASE_MS);
         assert_eq!(expired.len(), due.len());
         for key in expired {
-            self.presence.remove_node(key);
+            self.presence.remove_node(key, false);
             self.hit("expired");
         }
         for node in due {

@@ -8,20 +8,21 @@ use crate::routes::Routes;
 /// A push manager's routes, made of what it heard.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Follower {
-    pub(super) nodes: BTreeMap<String, u64>,
+    /// Incarnation, link, and whether it is partial.
+    pub(super) nodes: BTreeMap<String, (u64, u64, bool)>,
     pub(super) rooms: BTreeMap<(String, String), u32>,
     pub(super) users: BTreeMap<(String, String), u32>,
 }
 
 impl Follower {
     pub(super) fn hear(&mut self, routes: Routes) {
-        for node in routes.nodes {
+        for node in routes.nodes.into_iter().chain(routes.whole) {
             if node.gone {
                 self.rooms.retain(|(_, on), _| *on != node.node_id);
                 self.users.retain(|(_, on), _| *on != node.node_id);
                 self.nodes.remove(&node.node_id);
             } else {
-                self.nodes.insert(node.node_id, node.incarnation);
+                self.nodes.insert(node.node_id, (node.incarnation, node.link, node.partial));
             }
         }
         let set = |map: &mut BTreeMap<_, u32>, key, sessions| match sessions {
@@ -67,7 +68,7 @@ const NOW: Now = Now { ms: 0, unix_s: 0 };
 
 /// Registers a node whose snapshot is empty.
 fn node(presence: &mut Presence, id: &str, incarnation: u64) -> LinkRef {
-    let at = presence.register(card(id, incarnation), incarnation).unwrap();
+    let at = presence.register(card(id, incarnation), 1, incarnation);
     assert!(presence.snapshot_part(at, Vec::new(), true, NOW));
     at
 }
@@ -99,7 +100,7 @@ fn another_device_and_a_return_before_the_loss_take_no_second_seat() {
     assert_eq!(presence.join(a, arrival(3, "u"), &full, 1, NOW), Seat::Taken, "another device");
     presence.lose_link(a, NOW);
     assert_eq!(presence.join(b, arrival(1, "u"), &full, 1, NOW), Seat::Taken, "a return");
-    presence.remove_node(a.node);
+    presence.remove_node(a.node, false);
     assert_eq!(presence.join(b, arrival(2, "other"), &full, 1, NOW), Seat::Full, "the seat is held by one");
     presence.end(b, SessionId::from_u64(1));
     assert_eq!(presence.join(b, arrival(2, "other"), &full, 1, NOW), Seat::Taken);
@@ -112,7 +113,7 @@ fn a_snapshot_of_what_was_known_changes_nothing() {
     presence.join(first, arrival(1, "u"), &room("r"), 0, NOW);
     presence.take_changes();
     presence.lose_link(first, NOW);
-    let second = presence.register(card("a", 1), 2).unwrap();
+    let second = presence.register(card("a", 1), 1, 2);
     assert!(presence.snapshot_part(second, vec![(arrival(1, "u"), vec![room("r")])], true, NOW));
     assert_eq!(presence.take_changes(), Routes::default());
     assert!(!presence.is_current(first));
@@ -126,7 +127,7 @@ fn a_snapshot_mends_rooms_and_ends_what_it_does_not_name() {
     presence.join(first, arrival(2, "v"), &room("old"), 0, NOW);
     let mut follower = Follower::default();
     follower.hear(presence.take_changes());
-    let second = presence.register(card("a", 1), 2).unwrap();
+    let second = presence.register(card("a", 1), 1, 2);
     assert!(presence.snapshot_part(second, vec![(arrival(1, "u"), vec![room("new")])], true, NOW));
     follower.hear(presence.take_changes());
     assert_eq!(follower.rooms, BTreeMap::from([(("new".to_owned(), "a".to_owned()), 1)]));
@@ -140,12 +141,12 @@ fn a_node_is_gone_once_and_stands_for_its_routes() {
     presence.join(at, arrival(1, "u"), &room("r"), 0, NOW);
     presence.take_changes();
     presence.lose_link(at, Now { ms: 5, unix_s: 0 });
-    assert!(presence.expired(Now { ms: 14, unix_s: 0 }, 10).is_empty());
-    assert_eq!(presence.expired(Now { ms: 15, unix_s: 0 }, 10), [at.node]);
-    assert!(presence.remove_node(at.node).is_some() && presence.remove_node(at.node).is_none());
+    assert!(presence.lost(|_, since_ms| since_ms > 5).is_empty());
+    assert_eq!(presence.lost(|card, since_ms| card.id.as_str() == "a" && since_ms == 5), [at.node]);
+    assert!(presence.remove_node(at.node, true).is_some() && presence.remove_node(at.node, true).is_none());
     let changes = presence.take_changes();
     assert_eq!((changes.nodes.len(), changes.rooms.len(), changes.users.len()), (1, 0, 0));
-    assert!(changes.nodes[0].gone);
+    assert!(changes.nodes[0].gone && changes.nodes[0].moved);
     assert_eq!(presence.figures(), Figures::default());
 }
 
@@ -153,17 +154,40 @@ fn a_node_is_gone_once_and_stands_for_its_routes() {
 fn a_second_node_with_the_same_id_is_refused_while_the_first_is_known() {
     let mut presence = Presence::default();
     let at = node(&mut presence, "a", 5);
-    assert_eq!(presence.register(card("a", 6), 2), Err(RegisterRefusal::Live));
+    assert_eq!(presence.may_register(&card("a", 6), 2), Err(RegisterRefusal::Live));
     presence.lose_link(at, NOW);
-    assert_eq!(presence.register(card("a", 4), 2), Err(RegisterRefusal::Former));
+    assert_eq!(presence.may_register(&card("a", 4), 2), Err(RegisterRefusal::Former));
     assert_eq!(presence.superseded_by(&card("a", 4)), None);
     assert_eq!(presence.superseded_by(&card("a", 6)), Some(at.node));
 }
 
 #[test]
+fn a_later_link_makes_a_node_partial_until_its_snapshot_is_whole_and_keeps_its_routes() {
+    let mut presence = Presence::default();
+    let mut follower = Follower::default();
+    let first = presence.register(card("a", 1), 3, 1);
+    follower.hear(presence.take_changes());
+    assert_eq!(follower.nodes["a"], (1, 3, true));
+    assert!(presence.snapshot_part(first, vec![(arrival(1, "u"), vec![room("r")])], true, NOW));
+    let changes = presence.take_changes();
+    assert_eq!((changes.nodes.len(), changes.rooms.len(), changes.whole.len()), (0, 1, 1));
+    follower.hear(changes);
+    assert_eq!(follower.nodes["a"], (1, 3, false));
+
+    assert_eq!(presence.may_register(&card("a", 1), 2), Err(RegisterRefusal::Late));
+    assert_eq!(presence.may_register(&card("a", 1), 4), Ok(()));
+    let second = presence.register(card("a", 1), 4, 2);
+    follower.hear(presence.take_changes());
+    assert_eq!((follower.nodes["a"], follower.rooms.len()), ((1, 4, true), 1), "its routes stay meanwhile");
+    assert!(presence.snapshot_part(second, Vec::new(), true, NOW));
+    follower.hear(presence.take_changes());
+    assert_eq!((follower.nodes["a"], follower.rooms.len()), ((1, 4, false), 0));
+}
+
+#[test]
 fn sessions_of_a_user_come_newest_first_whatever_the_order_of_snapshots() {
     let mut presence = Presence::default();
-    let at = presence.register(card("a", 1), 1).unwrap();
+    let at = presence.register(card("a", 1), 1, 1);
     let sessions = [(1, 20), (2, 30), (3, 10)]
         .map(|(id, connected_at)| (Arrival { connected_at, ..arrival(id, "u") }, vec![room("r")]));
     presence.snapshot_part(at, sessions.into(), true, NOW);

@@ -15,7 +15,8 @@ async fn a_join_is_confirmed_only_after_the_feed_is_acknowledged() {
     let controller = Controller::start(settings(data.path())).await;
     let mut follower = Follower::follow(&controller).await;
     let mut node = controller.node("n1").await;
-    follower.step().await;
+    assert!(follower.step().await.nodes[0].partial, "its snapshot is not whole yet");
+    assert!(!follower.step().await.nodes[0].partial);
     follower.acknowledge().await;
 
     node.send(vec![join(1, "u1", "r")]).await;

@@ -130,10 +130,20 @@ impl Node {
         id: &str,
         incarnation: u64,
     ) -> Result<Self, Status> {
+        Self::link(controller, id, incarnation, 0).await
+    }
+
+    /// The same over a link of this number.
+    pub(crate) async fn link(
+        controller: &Controller,
+        id: &str,
+        incarnation: u64,
+        link: u64,
+    ) -> Result<Self, Status> {
         let (messages, stream) = mpsc::channel(64);
         let mut client = NodeLinkServiceClient::new(controller.channel().await);
-        let link = client.link(ReceiverStream::new(stream));
-        let inbound = soon("the link", link).await?.into_inner();
+        let opened = client.link(ReceiverStream::new(stream));
+        let inbound = soon("the link", opened).await?.into_inner();
         let mut node = Self { messages, inbound, batches: 0, lease_ms: 0 };
         node.say(node_message::Message::Register(NodeRegister {
             node_id: id.into(),
@@ -143,6 +153,7 @@ impl Node {
             capacity: 1000,
             version: "test".into(),
             driver: "epoll".into(),
+            link,
         }))
         .await;
         match node.next().await? {

@@ -27,7 +27,7 @@ async fn join_room(controller: &Controller, user: &str, room: &str, node: &str) 
 
 async fn leave_room(controller: &Controller, user: &str, room: &str) -> Call<LeaveRoomResponse> {
     let mut rpc = controller.rpc().await;
-    let request = LeaveRoomRequest { user_id: user.into(), room_id: room.into() };
+    let request = LeaveRoomRequest { user_id: user.into(), room_id: room.into(), local_only: false };
     tokio::spawn(async move { rpc.leave_room(request).await.map(tonic::Response::into_inner) })
 }
 

@@ -11,7 +11,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::peers::{Controller, Follower, folder, settings, soon};
 
-async fn scrape(controller: &Controller) -> String {
+pub(crate) async fn scrape(controller: &Controller) -> String {
     let mut stream = TcpStream::connect(controller.metrics).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();

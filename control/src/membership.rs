@@ -1,0 +1,144 @@
+//! This controller among the others: its lease in the directory, who else is there.
+//!
+//! Owns: what is asked of the directory and its list. Must not: decide what follows (`join_gate` and `node_watch` do).
+//! Talks to: the directory of crate `registry`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::registry::{Directory, Entry, Kind, Lease, Registration, View};
+use tokio::sync::watch;
+
+use crate::feed::Feed;
+use crate::join_gate::{FRESH_FOR, Gate, LeaseAge, Standing, gate};
+
+/// For how long another one may have the id: the lease of a former start of this one runs out before.
+const ID_TAKEN_PATIENCE: Duration = Duration::from_secs(12);
+
+/// This controller's place.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    directory: Directory,
+    lease: watch::Receiver<Lease>,
+    id: String,
+    address: String,
+}
+
+/// Since when the controller has been registered without a break.
+#[derive(Debug, Default)]
+pub(crate) struct Tenure {
+    since: Option<Instant>,
+    held: bool,
+}
+
+impl Tenure {
+    /// Looks at the lease. Returns for how long it has been held; a lease that is lost counts on until it is held
+    /// again, which begins anew: others may have missed this controller meanwhile.
+    fn look(&mut self, lease: Lease, now: Instant) -> Duration {
+        match lease {
+            Lease::Held { .. } if self.held => {}
+            Lease::Held { .. } => {
+                self.held = true;
+                self.since = Some(now);
+            }
+            Lease::Lost { .. } => self.held = false,
+            Lease::Fixed | Lease::Waiting | Lease::Taken => *self = Self::default(),
+        }
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
+impl Membership {
+    /// Registers the controller of this entry; it stays registered for as long as the registration is kept.
+    pub(crate) fn register(directory: Directory, entry: Entry) -> (Self, Registration) {
+        let (id, address) = (entry.id.clone(), entry.grpc_address.clone());
+        let registration = directory.register(entry);
+        let lease = registration.watch();
+        (Self { directory, lease, id, address }, registration)
+    }
+
+    /// Waits until it is certain that another live controller has the id: for longer than the lease of one that is
+    /// not there any more lives.
+    pub(crate) async fn id_is_taken(&self) {
+        let mut lease = self.lease.clone();
+        loop {
+            if lease.wait_for(|lease| *lease == Lease::Taken).await.is_err() {
+                // Nobody will say any more.
+                return std::future::pending().await;
+            }
+            let free = lease.wait_for(|lease| *lease != Lease::Taken);
+            if tokio::time::timeout(ID_TAKEN_PATIENCE, free).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// All services, as far as is known.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.directory.view()
+    }
+
+    /// The same where the list is not a setting and can be trusted.
+    pub(crate) fn fresh_view(&self) -> Option<Arc<View>> {
+        let view = self.directory.view();
+        (!view.fixed && view.age(Instant::now()) <= FRESH_FOR).then_some(view)
+    }
+
+    /// The gRPC addresses of the other controllers.
+    pub(crate) fn peers(&self) -> Vec<String> {
+        let view = self.directory.view();
+        let others = view
+            .of(Kind::Controller)
+            .filter(|other| other.id != self.id && other.grpc_address != self.address);
+        others.map(|other| other.grpc_address.clone()).collect()
+    }
+
+    /// What is done with joins now.
+    pub(crate) fn gate(&self, feed: &Feed, tenure: &mut Tenure) -> Gate {
+        let lease = *self.lease.borrow();
+        if lease == Lease::Fixed {
+            return Gate::Open;
+        }
+        let (now, view) = (Instant::now(), self.directory.view());
+        gate(&Standing {
+            lease: LeaseAge::of(lease, now),
+            registered_for: tenure.look(lease, now),
+            view_age: view.age(now),
+            all_follow: view.of(Kind::PushManager).all(|manager| feed.is_followed_by(&manager.id)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_held_again_begins_anew() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut tenure = Tenure::default();
+        let held = Lease::Held { renewed: start };
+        assert_eq!(tenure.look(Lease::Waiting, start), Duration::ZERO);
+        assert_eq!(tenure.look(held, start), Duration::ZERO);
+        assert_eq!(tenure.look(held, start + second * 5), second * 5);
+        assert_eq!(tenure.look(Lease::Lost { renewed: start }, start + second * 9), second * 9);
+        assert_eq!(tenure.look(held, start + second * 12), Duration::ZERO);
+        assert_eq!(tenure.look(held, start + second * 13), second);
+    }
+
+    #[test]
+    fn at_fixed_addresses_the_others_are_those_that_were_named() {
+        let directory = Directory::fixed(vec!["me:1".into(), "other:1".into()]);
+        let entry = Entry {
+            kind: Kind::Controller,
+            id: "c".into(),
+            incarnation: 1,
+            grpc_address: "me:1".into(),
+            public_ws_url: String::new(),
+        };
+        let (membership, _registration) = Membership::register(directory, entry);
+        assert_eq!(membership.peers(), ["other:1"]);
+        assert_eq!(membership.gate(&Feed::new("c".into()), &mut Tenure::default()), Gate::Open);
+        assert!(membership.fresh_view().is_none());
+    }
+}
