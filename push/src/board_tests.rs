@@ -7,13 +7,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use registry::{Kind, View};
 use ringcast_proto::pubsub::{
     DeliveryOutcome, MessageContent, NodeRoute, Outcomes, ReportMode, RoomRoute, UserRoute, delivery::Target,
 };
 use tokio::sync::oneshot;
 
 use crate::answer::{Answer, Answers, Finished, Waiter};
-use crate::board::{Batch, Board, Due, LinkStream, NewLink};
+use crate::board::{Batch, Board, Due};
+use crate::feeds::FeedId;
+use crate::feeds_tests::{controller, entry};
+use crate::links::{LinkStream, NewLink};
+use crate::listing::Listing;
 use crate::receipts::OpenPush;
 use crate::request::Push;
 use crate::routing::Routes;
@@ -27,6 +32,7 @@ struct World {
     seed: u64,
     random: fastrand::Rng,
     board: Board,
+    feed: FeedId,
     now: Instant,
     /// When the deadline task would wake up.
     timer: Option<Instant>,
@@ -46,10 +52,15 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let now = Instant::now();
+        let mut board = Board::new(now);
+        let view = View { entries: vec![controller("c", 0)], as_of: None, fixed: true };
+        let listing = Listing::of(&view, &entry(Kind::PushManager, "p", 1));
+        let feed = board.look(&listing, now).follow[0].0;
         let mut world = Self {
             seed,
             random: fastrand::Rng::with_seed(seed),
-            board: Board::new(now),
+            board,
+            feed,
             now,
             timer: None,
             number: 1,
@@ -82,6 +93,8 @@ impl World {
             96..97 => self.change_node(),
             97..99 => self.end_retired(),
             _ if self.random.u32(..10) == 0 => self.snapshot(),
+            // Links that are down are out of routing then.
+            _ if self.random.u32(..5) == 0 => self.pass(Duration::from_secs(3)),
             _ => self.late_answer(),
         }
     }
@@ -165,6 +178,10 @@ impl World {
                 assert!(!handed, "seed {seed}: shed, but handed over: {finished:?}");
                 self.hit("shed");
             }
+            if outcomes.dropped_closed > 0 {
+                assert!(!handed, "seed {seed}: closed by us, but handed over: {finished:?}");
+                self.hit("out");
+            }
             if outcomes.written > 0 {
                 self.hit("written");
             }
@@ -237,7 +254,12 @@ impl World {
     }
 
     fn pass_time(&mut self) {
-        self.now += Duration::from_micros(self.random.u64(..15_000));
+        let time = Duration::from_micros(self.random.u64(..15_000));
+        self.pass(time);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
         let mut ended = Vec::new();
         if self.timer.is_some_and(|timer| timer <= self.now) {
             self.board.open.expire(self.now, &mut ended);
@@ -255,16 +277,14 @@ impl World {
         let (node, at, sessions) =
             (self.random.usize(..NODES), self.random.usize(..ROOMS), self.random.u32(..4));
         // A route to a node that is away is refused, and changes nothing.
-        let _ = self.board.set_room(RoomRoute {
-            room_id: format!("r{at}"),
-            node_id: format!("n{node}"),
-            sessions,
-        });
-        let _ = self.board.set_user(UserRoute {
-            user_id: format!("u{at}"),
-            node_id: format!("n{node}"),
-            sessions,
-        });
+        let _ = self.board.feeds.set_room(
+            self.feed,
+            RoomRoute { room_id: format!("r{at}"), node_id: format!("n{node}"), sessions },
+        );
+        let _ = self.board.feeds.set_user(
+            self.feed,
+            UserRoute { user_id: format!("u{at}"), node_id: format!("n{node}"), sessions },
+        );
     }
 
     fn node(&mut self) -> NodeRoute {
@@ -272,14 +292,20 @@ impl World {
         let gone = self.random.bool();
         self.incarnations[node] += u64::from(self.random.u32(..3) == 0);
         let incarnation = self.incarnations[node];
-        NodeRoute { node_id: format!("n{node}"), incarnation, grpc_address: format!("n{node}:1"), gone }
+        NodeRoute {
+            node_id: format!("n{node}"),
+            incarnation,
+            grpc_address: format!("n{node}:1"),
+            gone,
+            ..Default::default()
+        }
     }
 
     fn change_node(&mut self) {
         let node = self.node();
-        let new = self.board.set_node(node);
+        let new = self.board.set_node(self.feed, node, self.now);
         self.links.extend(new);
-        while self.board.sweep() {}
+        while self.board.feeds.sweep() {}
         self.hit("node");
     }
 
@@ -291,9 +317,9 @@ impl World {
                 node_id: format!("n{node}"),
                 incarnation,
                 grpc_address: format!("n{node}:1"),
-                gone: false,
+                ..Default::default()
             };
-            routes.set_node(route, &mut Vec::new());
+            routes.tell(route);
             for at in 0..ROOMS {
                 let (room_id, user_id, node_id) = (format!("r{at}"), format!("u{at}"), format!("n{node}"));
                 let sessions = self.random.u32(..3);
@@ -301,7 +327,7 @@ impl World {
                 routes.set_user(UserRoute { user_id, node_id, sessions }).unwrap();
             }
         }
-        let (new, _) = self.board.install(routes, self.number, self.now);
+        let (new, _) = self.board.install(self.feed, routes, self.number, self.now);
         self.links.extend(new);
         self.hit("snapshot");
     }
@@ -314,11 +340,11 @@ impl World {
         if let Some(former) = self.streams.remove(&link.0) {
             self.close(&former);
         }
-        let stream = self.board.open_stream(link).unwrap();
+        let stream = self.board.open_stream(link, self.now).unwrap();
         let mut late = Vec::new();
         let before = self.board.take_batch(&stream, self.now, &mut late);
         assert!(matches!(before, Batch::Nothing), "seed {}: sent before the welcome", self.seed);
-        self.board.raise_stream(&stream);
+        self.board.raise_stream(&stream, self.now);
         self.streams.insert(link.0, stream);
     }
 
@@ -332,7 +358,7 @@ impl World {
 
     fn close(&mut self, stream: &LinkStream) {
         let mut ended = Vec::new();
-        self.board.close_stream(stream, &mut ended);
+        self.board.close_stream(stream, self.now, &mut ended);
         self.handed.remove(&stream.link.0);
         assert!(!self.board.open.awaits(stream.link), "seed {}: awaited on a stream that is over", self.seed);
         let mut late = Vec::new();
@@ -347,7 +373,7 @@ impl World {
             self.close(&stream);
         }
         let mut ended = Vec::new();
-        self.board.remove_link(link, &mut ended);
+        self.board.remove_link(link, self.now, &mut ended);
         self.last_handed.remove(&link.0);
         self.finish(ended);
         self.hit("retired");
@@ -379,6 +405,7 @@ fn every_push_has_one_answer_in_time_and_its_counts_add_up() {
             "written",
             "unknown",
             "shed",
+            "out",
             "offline",
             "withdrawn",
             "late",

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringcast_proto::NodeId;
-use settings::SettingError;
+use settings::{EtcdStore, SettingError};
 
 /// The bounds of `push_payload_bytes`: larger payloads would not fit beside others into a message to a node.
 const PAYLOAD_BYTES: std::ops::RangeInclusive<u32> = 1..=8 * 1024 * 1024;
@@ -29,14 +29,12 @@ pub struct Args {
     /// The address on which both listen [default: 127.0.0.1]
     #[arg(long, env = "BIND_ADDR", value_name = "IP")]
     pub bind: Option<IpAddr>,
-    /// Where the controller is [default: localhost:50051]
-    #[arg(
-        long,
-        env = "CONTROLLER_ADDRESS",
-        value_name = "HOST:PORT",
-        value_parser = settings::parse_address
-    )]
+    /// Where the controllers are, separated by commas, where etcd does not say it [default: localhost:50051]
+    #[arg(long, env = "CONTROLLER_ADDRESS", value_name = "HOST:PORT,...", value_parser = addresses)]
     pub controller_address: Option<String>,
+    /// Where others reach the push API, told by etcd [default: the address on which it listens]
+    #[arg(long, env = "MANAGER_ADDR", value_name = "HOST:PORT", value_parser = settings::parse_address)]
+    pub manager_addr: Option<String>,
     /// The largest payload of a push, in bytes [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     pub push_payload_bytes: Option<u32>,
@@ -51,7 +49,8 @@ pub struct Args {
 /// The settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its id; nodes and the controller see it. Two with one id work, but cannot be told apart in logs.
+    /// Its id; nodes and controllers see it. Two with one id work, but cannot be told apart in logs; with etcd the
+    /// second does not start.
     pub manager_id: String,
     /// On which address gRPC and metrics listen. Beyond loopback anyone who reaches it can push.
     pub bind: IpAddr,
@@ -59,8 +58,13 @@ pub struct Settings {
     pub grpc_port: u16,
     /// The port of /metrics; 0: the kernel chooses.
     pub metrics_port: u16,
-    /// host:port of the controller. A wrong one: every push is refused as UNAVAILABLE.
-    pub controller_address: String,
+    /// host:port of each controller, where there is no etcd. None that answers: every push is refused as UNAVAILABLE.
+    /// One too few: pushes miss the sessions whose nodes have their link to it.
+    pub controller_address: Vec<String>,
+    /// Where etcd is, which then says where the controllers are.
+    pub etcd: Option<EtcdStore>,
+    /// host:port at which others reach the push API, for etcd to tell; `None`: where it listens.
+    pub manager_addr: Option<String>,
     /// The largest payload, in bytes, 1 to 8 MiB. Too small refuses pushes; too large lets few of them fill the
     /// queues of slow nodes and clients.
     pub push_payload_bytes: usize,
@@ -78,7 +82,9 @@ impl Default for Settings {
             bind: Ipv4Addr::LOCALHOST.into(),
             grpc_port: 50053,
             metrics_port: 9094,
-            controller_address: "localhost:50051".into(),
+            controller_address: vec!["localhost:50051".into()],
+            etcd: None,
+            manager_addr: None,
             push_payload_bytes: 1024 * 1024,
             threads: default_threads(),
             process_metrics: true,
@@ -89,7 +95,8 @@ impl Default for Settings {
 impl Settings {
     /// Lays flags and environment over the file over the defaults.
     pub fn new(args: Args, file: &settings::File) -> Result<Self, SettingError> {
-        settings::refuse_cluster_stores(file)?;
+        // Rooms and presence are the controllers'; their stores may stand in the file that all services read.
+        let etcd = settings::stores(file, cfg!(feature = "cluster"))?.etcd;
         let defaults = Self::default();
         let file = &file.push;
         let manager_id = args.manager_id.or(file.id.clone()).unwrap_or(defaults.manager_id);
@@ -110,15 +117,25 @@ impl Settings {
             bind: args.bind.or(file.bind).unwrap_or(defaults.bind),
             grpc_port: args.grpc_port.or(file.grpc_port).unwrap_or(defaults.grpc_port),
             metrics_port: args.metrics_port.or(file.metrics_port).unwrap_or(defaults.metrics_port),
-            controller_address: args
-                .controller_address
-                .or(file.controller_address.clone())
-                .unwrap_or(defaults.controller_address),
+            controller_address: match args.controller_address.or(file.controller_address.clone()) {
+                Some(given) => split(&given)?,
+                None => defaults.controller_address,
+            },
+            etcd,
+            manager_addr: args.manager_addr.or(file.addr.clone()),
             push_payload_bytes: payload.map_or(defaults.push_payload_bytes, |bytes| bytes as usize),
             threads,
             process_metrics: true,
         })
     }
+}
+
+fn addresses(given: &str) -> Result<String, String> {
+    settings::parse_addresses(given).map(|_| given.to_owned())
+}
+
+fn split(given: &str) -> Result<Vec<String>, SettingError> {
+    settings::parse_addresses(given).map_err(|remedy| SettingError::new("CONTROLLER_ADDRESS", given, remedy))
 }
 
 /// One for every two cores: nodes, or the other services, need the rest.
@@ -146,7 +163,19 @@ mod tests {
         let settings = Settings::new(args, &file).unwrap();
         let told = (settings.manager_id.as_str(), settings.grpc_port, settings.metrics_port);
         assert_eq!(told, ("from-file", 7, 2));
-        assert_eq!(settings.controller_address, "localhost:50051");
+        assert_eq!(settings.controller_address, ["localhost:50051"]);
+    }
+
+    #[test]
+    fn controllers_are_separated_by_commas() {
+        let file = settings::parse("push: {controller_address: 'a:1,b:2'}", "config.yaml").unwrap();
+        let of = |args: Args| Settings::new(args, &file).unwrap().controller_address;
+        assert_eq!(of(Args::default()), ["a:1", "b:2"]);
+        let args = Args { controller_address: Some("c:3, d:4".into()), ..Default::default() };
+        assert_eq!(of(args), ["c:3", "d:4"], "flags and variables lie over the file");
+        use clap::Parser as _;
+        let wrong = Args::try_parse_from(["push", "--controller-address", "a:1,b"]).unwrap_err().to_string();
+        assert!(wrong.contains("give host:port"), "{wrong}");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! a queue, all under one lock, so the order of acceptance *is* the order in each node's queue, and a push that is
 //! accepted after a feed number was acknowledged sees its routes. A task in between would give the same order for a
 //! hop and a wake-up more on every call. What makes a push dear (checking, encoding, answering) happens outside;
-//! what comes in numbers (a stream's pushes, a node's outcomes, the feed's changes) is taken under one hold, in
+//! what comes in numbers (a stream's pushes, a node's outcomes, a feed's changes) is taken under one hold, in
 //! bounded chunks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +19,16 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answers, Waiter};
-use crate::board::{Batch, Board, Due, Figures, LinkStream, NewLink};
+use crate::board::{Batch, Board, Due, Figures};
+use crate::feeds::{FeedId, Looked};
+use crate::links::{LinkStream, NewLink};
+use crate::listing::Listing;
 use crate::metrics::Metrics;
 use crate::node_queue::Queued;
 use crate::push_log::PushLog;
 use crate::receipts::{LinkId, OpenPush};
 use crate::request::Push;
-use crate::routing::{Routes, UnknownNode};
+use crate::routing::{Copied, Kept, Routes, UnknownNode};
 
 /// See the module.
 #[derive(Debug)]
@@ -69,56 +72,108 @@ impl Dispatch {
         self.lock().stopping = true;
     }
 
-    /// The feed is alive, and all up to this number is in the routes.
-    pub(crate) fn hear(&self, number: u64) {
-        self.lock().hear(number, Instant::now());
+    /// Takes the directory's list in.
+    #[must_use]
+    pub(crate) fn look(&self, listing: &Listing) -> Looked {
+        self.lock().look(listing, Instant::now())
     }
 
-    /// A snapshot replaces all routes; links that have come to be, and the former routes, to be dropped where that
-    /// holds up nobody.
-    #[must_use]
-    pub(crate) fn install(&self, routes: Routes, number: u64) -> (Vec<NewLink>, Routes) {
-        self.lock().install(routes, number, Instant::now())
+    /// Whether pushes can be routed.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.lock().feeds.is_ready()
     }
 
-    /// Changes nodes; links that have come to be.
+    /// A feed is alive, and all up to this number is in its table.
+    pub(crate) fn hear(&self, feed: FeedId, number: u64) {
+        self.lock().feeds.hear(feed, number, Instant::now());
+    }
+
+    /// A feed's stream is over.
+    pub(crate) fn lose(&self, feed: FeedId) {
+        self.lock().feeds.lose(feed, Instant::now());
+    }
+
+    /// What of a feed's table is to be kept beside a snapshot.
+    pub(crate) fn to_keep(&self, feed: FeedId, snapshot: &Routes) -> Kept {
+        self.lock().feeds.to_keep(feed, snapshot)
+    }
+
+    /// Copies a part of what is to be kept.
+    pub(crate) fn copy(&self, feed: FeedId, part: usize, kept: &Kept) -> Option<Copied> {
+        self.lock().feeds.copy(feed, part, kept)
+    }
+
+    /// A snapshot takes the place of a feed's table; links that have come to be, and the former table, to be dropped
+    /// where that holds up nobody.
     #[must_use]
-    pub(crate) fn set_nodes(&self, nodes: Vec<NodeRoute>) -> Vec<NewLink> {
+    pub(crate) fn install(&self, feed: FeedId, snapshot: Routes, number: u64) -> (Vec<NewLink>, Routes) {
+        self.lock().install(feed, snapshot, number, Instant::now())
+    }
+
+    /// Changes nodes; links that have come to be. Whether it is an error that a node has been set aside too often, is
+    /// for the feed to ask: the links are to be run in any case.
+    #[must_use]
+    pub(crate) fn set_nodes(&self, feed: FeedId, nodes: Vec<NodeRoute>) -> Vec<NewLink> {
+        let now = Instant::now();
         let mut board = self.lock();
-        nodes.into_iter().flat_map(|node| board.set_node(node)).collect()
+        nodes.into_iter().flat_map(|node| board.set_node(feed, node, now)).collect()
+    }
+
+    /// Which of these nodes a feed told the whole of before.
+    pub(crate) fn told_whole(&self, feed: FeedId, nodes: &[NodeRoute]) -> Vec<bool> {
+        let board = self.lock();
+        nodes.iter().map(|node| board.feeds.told_whole(feed, node)).collect()
+    }
+
+    /// A feed is to be opened anew, because a node has been set aside too often in its table.
+    pub(crate) fn is_crowded(&self, feed: FeedId) -> bool {
+        self.lock().feeds.is_crowded(feed)
     }
 
     /// Changes rooms, under one hold of the lock.
-    pub(crate) fn set_rooms(&self, rooms: impl Iterator<Item = RoomRoute>) -> Result<(), UnknownNode> {
+    pub(crate) fn set_rooms(
+        &self,
+        feed: FeedId,
+        mut rooms: impl Iterator<Item = RoomRoute>,
+    ) -> Result<(), UnknownNode> {
         let mut board = self.lock();
-        rooms.into_iter().try_for_each(|room| board.set_room(room))
+        rooms.try_for_each(|room| board.feeds.set_room(feed, room))
     }
 
     /// Changes users, under one hold of the lock.
-    pub(crate) fn set_users(&self, users: impl Iterator<Item = UserRoute>) -> Result<(), UnknownNode> {
+    pub(crate) fn set_users(
+        &self,
+        feed: FeedId,
+        mut users: impl Iterator<Item = UserRoute>,
+    ) -> Result<(), UnknownNode> {
         let mut board = self.lock();
-        users.into_iter().try_for_each(|user| board.set_user(user))
+        users.try_for_each(|user| board.feeds.set_user(feed, user))
+    }
+
+    /// Whether routes of nodes that are gone are to be swept.
+    pub(crate) fn is_sweeping(&self) -> bool {
+        self.lock().feeds.is_sweeping()
     }
 
     /// Sweeps a part of the routes of the nodes that are gone; whether more is to be swept.
     pub(crate) fn sweep(&self) -> bool {
-        self.lock().sweep()
+        self.lock().feeds.sweep()
     }
 
     /// A stream of a link is about to be opened. `None`: the link is no more.
     pub(crate) fn open_stream(&self, link: LinkId) -> Option<LinkStream> {
-        self.lock().open_stream(link)
+        self.lock().open_stream(link, Instant::now())
     }
 
     /// The node has welcomed the stream.
     pub(crate) fn raise_stream(&self, stream: &LinkStream) {
-        self.lock().raise_stream(stream);
+        self.lock().raise_stream(stream, Instant::now());
     }
 
     /// The stream is over.
     pub(crate) fn close_stream(&self, stream: &LinkStream) {
         let mut ended = Vec::new();
-        self.lock().close_stream(stream, &mut ended);
+        self.lock().close_stream(stream, Instant::now(), &mut ended);
         self.finish(ended);
     }
 
@@ -144,7 +199,7 @@ impl Dispatch {
     /// The link is no more.
     pub(crate) fn remove_link(&self, link: LinkId) {
         let mut ended = Vec::new();
-        let left = self.lock().remove_link(link, &mut ended);
+        let left = self.lock().remove_link(link, Instant::now(), &mut ended);
         self.withdraw(&left);
         self.finish(ended);
     }

@@ -1,9 +1,9 @@
-//! The push manager: takes pushes by gRPC, routes them by the controller's feed, hands them to the nodes that hold
+//! The push manager: takes pushes by gRPC, routes them by the controllers' feeds, hands them to the nodes that hold
 //! a member, and reports what became of each.
 //!
 //! A push: `push_service` (or `push_stream`) → `request` → `dispatch` (`board`: `routing`, `receipts`,
 //! `node_queue`) → `node_link` ⇒ the node; its outcomes: `node_link` → `dispatch` → `answer`. Routes come by
-//! `route_watch`.
+//! `feed_follower`, one for each controller that `route_watch` finds listed; `feeds` holds what all of them tell.
 //!
 //! Owns: the order of start and stop. Must not: call anyone for a push: all that routing needs is here already.
 
@@ -13,10 +13,19 @@ mod board;
 mod board_tests;
 mod config;
 mod dispatch;
+mod feed_follower;
+mod feeds;
+#[cfg(test)]
+mod feeds_simulation;
+#[cfg(test)]
+mod feeds_tests;
 mod front;
+mod links;
+mod listing;
 mod metrics;
 mod node_link;
 mod node_queue;
+mod places;
 mod push_log;
 mod push_service;
 mod push_stream;
@@ -24,14 +33,21 @@ mod receipts;
 mod request;
 mod route_watch;
 mod routing;
+#[cfg(test)]
+mod routing_tests;
+mod staleness;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+#[cfg(feature = "cluster")]
+use registry::RegistryError;
+use registry::{Directory, Entry, Kind, Lease, Registration};
 use ringcast_proto::pubsub::push_manager_service_server::PushManagerServiceServer;
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
+use settings::SettingError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -50,13 +66,16 @@ use crate::node_link::NodeLinks;
 use crate::push_service::PushService;
 use crate::push_stream::Intake;
 use crate::request::Checker;
-use crate::route_watch::RouteWatch;
+use crate::route_watch::{Following, RouteWatch};
 
 /// The service's name in reflection and health.
 const SERVICE: &str = "pubsub.PushManagerService";
 
 /// How long open pushes and their callers have to end when the service is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long another one may have our id when we start: longer than a lease, for it may be our own former start.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// How often a caller's idle connection is pinged. Callers are slower to judge than links: nobody is routed by them, and
 /// with a connection its open pushes lose their answers.
@@ -85,11 +104,12 @@ impl Running {
     }
 }
 
-/// Starts a push manager; it serves when this returns, and answers UNAVAILABLE until the first routes are there.
+/// Starts a push manager; it serves when this returns, and answers UNAVAILABLE until the first routes are there. With
+/// etcd it returns once the push manager is registered there; it answers before that, too.
 /// `stop` ends it: no new pushes, the open ones are answered, at most 5 s.
 ///
 /// # Errors
-/// A [`settings::SettingError`] where a port cannot be had.
+/// A [`settings::SettingError`] where a port cannot be had, or another one has its id.
 pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Result<Running> {
     let grpc = bind("GRPC_PORT", SocketAddr::new(settings.bind, settings.grpc_port)).await?;
     let scrapes = bind("METRICS_PORT", SocketAddr::new(settings.bind, settings.metrics_port)).await?;
@@ -101,27 +121,16 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     // What is to go on until the last open push is answered ends by `over`.
     let over = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let (ready, is_ready) = watch::channel(false);
-    let watch = RouteWatch {
-        dispatch: dispatch.clone(),
-        links: NodeLinks::new(
-            dispatch.clone(),
-            metrics.clone(),
-            settings.manager_id.clone(),
-            over.clone(),
-            tasks.clone(),
-        ),
-        metrics: metrics.clone(),
-        controller_address: settings.controller_address,
-        manager_id: settings.manager_id,
-        ready,
-    };
-    tasks.spawn(over.clone().run_until_cancelled_owned(watch.run()));
     let (deadlines, end_deadlines) = (dispatch.clone(), over.clone());
     tasks.spawn(async move { deadlines.run_deadlines(end_deadlines).await });
     let router = metrics::router(metrics.clone(), dispatch.clone());
     let scraping = axum::serve(scrapes, router).with_graceful_shutdown(over.clone().cancelled_owned());
     tasks.spawn(async move { scraping.await.map_or_else(|error| tracing::error!(%error, "/metrics"), drop) });
+    let directory = directory(&settings, &over)?;
+    let entry = entry(&settings, grpc_addr);
+    let registration = directory.register(entry.clone());
+    let lease = registration.watch();
+    let is_ready = follow_routes(directory, entry, &dispatch, &metrics, &over, &tasks);
 
     let (health, health_service) = tonic_health::server::health_reporter();
     set_health(&health, ServingStatus::NotServing).await;
@@ -146,8 +155,88 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         .http2_keepalive_interval(Some(CALLER_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(CALLER_KEEPALIVE_TIMEOUT));
     let serving = tokio::spawn(server.serve_with_incoming_shutdown(front, incoming, stopped));
+    let done = tokio::spawn(end(stop.clone(), serving, dispatch, registration, over, tasks));
+    let running = Running { grpc_addr, metrics_addr, done };
+    if let Some(Err(error)) = stop.run_until_cancelled(claim(lease, &settings.manager_id)).await {
+        stop.cancel();
+        running.stopped().await;
+        return Err(error.into());
+    }
     tracing::info!(grpc = %grpc_addr, metrics = %metrics_addr, "the push manager serves");
-    Ok(Running { grpc_addr, metrics_addr, done: tokio::spawn(end(stop, serving, dispatch, over, tasks)) })
+    Ok(running)
+}
+
+/// Who is there: by etcd where it is set, else at fixed addresses.
+fn directory(settings: &Settings, over: &CancellationToken) -> anyhow::Result<Directory> {
+    #[cfg(feature = "cluster")]
+    if let Some(etcd) = &settings.etcd {
+        let opened = Directory::etcd(etcd, over.clone()).map_err(|RegistryError::Setting(error)| error)?;
+        return Ok(opened);
+    }
+    let _ = over;
+    Ok(Directory::fixed(settings.controller_address.clone()))
+}
+
+/// How the push manager is told of.
+fn entry(settings: &Settings, mut listens: SocketAddr) -> Entry {
+    if listens.ip().is_unspecified() {
+        listens.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    // A clock before 1970 makes this start older than any other.
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Entry {
+        kind: Kind::PushManager,
+        id: settings.manager_id.clone(),
+        incarnation: started.as_micros() as u64,
+        grpc_address: settings.manager_addr.clone().unwrap_or_else(|| listens.to_string()),
+        public_ws_url: String::new(),
+    }
+}
+
+/// Waits until the id is ours. While the registry cannot be reached nobody has it, and it is waited for.
+async fn claim(mut lease: watch::Receiver<Lease>, manager_id: &str) -> Result<(), SettingError> {
+    let mut patience = None;
+    loop {
+        let now = *lease.borrow_and_update();
+        let until = match now {
+            Lease::Fixed | Lease::Held { .. } | Lease::Lost { .. } => return Ok(()),
+            Lease::Taken => {
+                Some(*patience.get_or_insert_with(|| tokio::time::Instant::now() + CLAIM_TIMEOUT))
+            }
+            Lease::Waiting => None,
+        };
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok(()) = lease.changed() => {}
+            () = over => {
+                let remedy = "another push manager that is alive has this id: give each its own";
+                return Err(SettingError::new("MANAGER_ID", manager_id, remedy));
+            }
+            else => return Ok(()),
+        }
+    }
+}
+
+/// Follows the controllers; whether pushes can be routed.
+fn follow_routes(
+    directory: Directory,
+    us: Entry,
+    dispatch: &Arc<Dispatch>,
+    metrics: &Arc<Metrics>,
+    over: &CancellationToken,
+    tasks: &TaskTracker,
+) -> watch::Receiver<bool> {
+    let (ready, is_ready) = watch::channel(false);
+    let links = NodeLinks::new(dispatch.clone(), metrics.clone(), us.id.clone(), over.clone(), tasks.clone());
+    let following = Following { dispatch: dispatch.clone(), links, metrics: metrics.clone(), us, ready };
+    let watch = RouteWatch { following: Arc::new(following), directory, tasks: tasks.clone() };
+    tasks.spawn(over.clone().run_until_cancelled_owned(watch.run()));
+    is_ready
 }
 
 /// Awaits the stop, lets what is open end, then ends all else.
@@ -155,6 +244,7 @@ async fn end(
     stop: CancellationToken,
     mut serving: JoinHandle<Result<(), tonic::transport::Error>>,
     dispatch: Arc<Dispatch>,
+    registration: Registration,
     over: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -164,6 +254,8 @@ async fn end(
         ended = &mut serving => Some(ended),
     };
     dispatch.stop_accepting();
+    // No push is accepted any more, so no controller need wait for us.
+    let revoking = tokio::spawn(registration.revoke());
     let ended = match early {
         Some(ended) => Ok(ended),
         None => tokio::time::timeout(STOP_TIMEOUT, &mut serving).await,
@@ -178,6 +270,7 @@ async fn end(
         }
     }
     stop.cancel();
+    let _ = revoking.await;
     over.cancel();
     tasks.close();
     if tokio::time::timeout(STOP_TIMEOUT, tasks.wait()).await.is_err() {

@@ -39,7 +39,11 @@ async fn run(settings: push::Settings) -> anyhow::Result<()> {
     let (mut interrupted, mut terminated) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = CancellationToken::new();
-    let running = push::start(settings, stop.clone()).await?;
+    let running = tokio::select! {
+        running = push::start(settings, stop.clone()) => running?,
+        _ = interrupted.recv() => return Ok(()),
+        _ = terminated.recv() => return Ok(()),
+    };
     tokio::select! {
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}

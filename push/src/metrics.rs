@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     withdrawn: IntCounter,
     /// Streams of pushes that callers hold open.
     pub(crate) streams: IntGauge,
-    /// Times that the feed was lost.
+    /// Times that a feed was lost.
     pub(crate) feed_losses: IntCounter,
     /// Times that a stream to a node broke.
     pub(crate) link_breaks: IntCounter,
@@ -56,8 +56,11 @@ struct Scraped {
     rooms: IntGauge,
     users: IntGauge,
     nodes: IntGauge,
-    feed_number: IntGauge,
+    set_aside: IntGauge,
+    feeds: IntGaugeVec,
+    feed_number: IntGaugeVec,
     stale_seconds: prometheus::Gauge,
+    stale: IntGaugeVec,
     links: IntGaugeVec,
     queue_length: IntGaugeVec,
     queue_bytes: IntGaugeVec,
@@ -102,7 +105,7 @@ impl Metrics {
                 "Sessions told as queued, without a report, whose push was too late to be sent to their node.",
             )?,
             streams: register(&registry, IntGauge::new("ringcast_push_streams", "PushStream calls open.")?)?,
-            feed_losses: counter("ringcast_push_feed_losses_total", "Times the route feed was lost.")?,
+            feed_losses: counter("ringcast_push_feed_losses_total", "Times a route feed was lost.")?,
             link_breaks: counter("ringcast_push_link_breaks_total", "Times a stream to a node broke.")?,
             scraped: Mutex::new(Scraped::new(&registry)?),
             registry,
@@ -153,26 +156,48 @@ impl Metrics {
 impl Scraped {
     fn new(registry: &Registry) -> prometheus::Result<Self> {
         let gauge = |name, help| register(registry, IntGauge::new(name, help)?);
-        let by_node = |name, help| register(registry, IntGaugeVec::new(Opts::new(name, help), &["node"])?);
+        let labelled =
+            |name, help, label| register(registry, IntGaugeVec::new(Opts::new(name, help), &[label])?);
         Ok(Self {
             open: gauge("ringcast_push_open", "Pushes that wait for their report.")?,
-            rooms: gauge("ringcast_push_routes_rooms", "Rooms with a member.")?,
-            users: gauge("ringcast_push_routes_users", "Users with a connection.")?,
+            rooms: gauge(
+                "ringcast_push_routes_rooms",
+                "Rooms with a member, once for each controller that tells of one.",
+            )?,
+            users: gauge(
+                "ringcast_push_routes_users",
+                "Users with a connection, once for each controller that tells of one.",
+            )?,
             nodes: gauge("ringcast_push_routes_nodes", "Nodes that are routed to.")?,
-            feed_number: gauge("ringcast_push_feed_number", "The last number of the route feed.")?,
+            set_aside: gauge(
+                "ringcast_push_routes_set_aside",
+                "Nodes whose former routes hold until a controller has told the whole of them.",
+            )?,
+            feeds: labelled("ringcast_push_feeds", "Route feeds, one for each controller.", "state")?,
+            feed_number: labelled(
+                "ringcast_push_feed_number",
+                "The last number of a route feed, while it is followed.",
+                "controller",
+            )?,
             stale_seconds: register(
                 registry,
                 prometheus::Gauge::new(
                     "ringcast_push_routes_stale_seconds",
-                    "For how long nothing has been heard of the route feed; 0 while it is alive.",
+                    "For how long the routes may have lacked what a controller confirmed; 0 while they lack nothing.",
                 )?,
             )?,
-            links: register(
-                registry,
-                IntGaugeVec::new(Opts::new("ringcast_push_node_links", "Links to nodes."), &["state"])?,
+            stale: labelled(
+                "ringcast_push_routes_stale",
+                "1 for each reason for which the routes may lack what a controller confirmed.",
+                "reason",
             )?,
-            queue_length: by_node("ringcast_push_queue_length", "Pushes that wait for a node.")?,
-            queue_bytes: by_node("ringcast_push_queue_bytes", "Bytes of pushes that wait for a node.")?,
+            links: labelled("ringcast_push_node_links", "Links to nodes.", "state")?,
+            queue_length: labelled("ringcast_push_queue_length", "Pushes that wait for a node.", "node")?,
+            queue_bytes: labelled(
+                "ringcast_push_queue_bytes",
+                "Bytes of pushes that wait for a node.",
+                "node",
+            )?,
         })
     }
 
@@ -182,8 +207,8 @@ impl Scraped {
         self.rooms.set(count(figures.rooms));
         self.users.set(count(figures.users));
         self.nodes.set(count(figures.nodes));
-        self.feed_number.set(i64::try_from(figures.feed_number).unwrap_or(i64::MAX));
-        self.stale_seconds.set(figures.stale.as_secs_f64());
+        self.set_aside.set(count(figures.set_aside));
+        self.set_feeds(figures);
         let up = figures.links.iter().filter(|link| link.up).count();
         self.links.with_label_values(&["up"]).set(count(up));
         self.links.with_label_values(&["down"]).set(count(figures.links.len() - up));
@@ -193,6 +218,31 @@ impl Scraped {
         for link in &figures.links {
             self.queue_length.with_label_values(&[&*link.node]).add(count(link.queued));
             self.queue_bytes.with_label_values(&[&*link.node]).add(count(link.bytes));
+        }
+    }
+
+    fn set_feeds(&self, figures: &Figures) {
+        // Controllers that have gone are not told of any more.
+        self.feed_number.reset();
+        let mut followed = 0;
+        for feed in &figures.feeds {
+            if let Some(number) = feed.number {
+                followed += 1;
+                let number = i64::try_from(number).unwrap_or(i64::MAX);
+                self.feed_number.with_label_values(&[&*feed.controller]).set(number);
+            }
+        }
+        self.feeds.with_label_values(&["followed"]).set(followed);
+        self.feeds.with_label_values(&["lost"]).set(figures.feeds.len() as i64 - followed);
+        self.stale_seconds.set(figures.stale.as_secs_f64());
+        let reasons = &figures.staleness;
+        for (reason, since) in [
+            ("feed_lost", reasons.lost),
+            ("feed_silent", reasons.silent),
+            ("list_old", reasons.old_list),
+            ("not_listed", reasons.unlisted),
+        ] {
+            self.stale.with_label_values(&[reason]).set(since.is_some().into());
         }
     }
 }

@@ -18,8 +18,9 @@ use tokio_util::task::TaskTracker;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::board::{Batch, LinkStream, NewLink};
+use crate::board::Batch;
 use crate::dispatch::Dispatch;
+use crate::links::{LinkStream, NewLink};
 use crate::metrics::Metrics;
 use crate::node_queue::Queued;
 use crate::request::less_margin;
@@ -30,10 +31,15 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a link that is not routed to any more looks whether it can end.
 const RETIRE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often a node hears that we are there where nothing is pushed: it fences itself 8 s after the last of its signs
+/// of life, and a stream that says nothing counts as dead for as long as a keepalive may take.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+
 /// How long a node may take to end a stream that we have ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The delays between attempts to reach a peer: 50 ms to 1 s, with jitter, for ever.
+/// The delays between attempts to reach a peer: 50 ms to 1 s, with jitter, for ever. The seed is our own: without one
+/// all processes would jitter alike, and come back in step.
 pub(crate) fn reconnect_delays() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
@@ -42,6 +48,7 @@ pub(crate) fn reconnect_delays() -> ExponentialBackoff {
         .without_max_times()
         // Adds up to the delay itself.
         .with_jitter()
+        .with_jitter_seed(fastrand::u64(..))
         .build()
 }
 
@@ -202,7 +209,7 @@ impl Runner {
     }
 }
 
-/// What goes to the node: the hello, then whatever waits each time that the connection can take more.
+/// What goes to the node: the hello, then whatever waits each time that the connection can take more, or a sign of life.
 fn outbound(
     dispatch: Arc<Dispatch>,
     stream: LinkStream,
@@ -214,7 +221,11 @@ fn outbound(
             let now = Instant::now();
             match dispatch.take_batch(&stream, now) {
                 Batch::Ended => return None,
-                Batch::Nothing => stream.work.notified().await,
+                Batch::Nothing => {
+                    if timeout(SIGN_OF_LIFE, stream.work.notified()).await.is_err() {
+                        return Some((DeliverRequest::default(), (dispatch, stream)));
+                    }
+                }
                 Batch::Pushes(pushes) => {
                     let deliveries = pushes.into_iter().map(|queued| delivery(queued, now)).collect();
                     return Some((DeliverRequest { hello: None, deliveries }, (dispatch, stream)));

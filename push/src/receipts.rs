@@ -65,6 +65,13 @@ impl Part {
             PartState::Known(Outcomes { members: routed, dropped_shed: routed, ..Default::default() });
     }
 
+    /// The link to the node has been down for too long: its sessions are as good as closed.
+    pub(crate) fn close(&mut self) {
+        let routed = u64::from(self.routed);
+        self.state =
+            PartState::Known(Outcomes { members: routed, dropped_closed: routed, ..Default::default() });
+    }
+
     /// The caller asked for no report.
     pub(crate) fn leave_queued(&mut self) {
         let routed = u64::from(self.routed);

@@ -158,7 +158,7 @@ impl Told {
             kind: RouteUpdateKind::SnapshotPart.into(),
             nodes: self.nodes.values().cloned().collect(),
             rooms: rooms.collect(),
-            users: Vec::new(),
+            ..Default::default()
         };
         let end = RouteUpdate {
             number: self.number,

@@ -5,6 +5,9 @@
 
 mod callers;
 mod controller;
+mod controllers;
+#[cfg(feature = "cluster")]
+mod directory;
 mod errors;
 mod feed;
 mod links;
@@ -14,6 +17,7 @@ mod reports;
 mod serving;
 mod streams;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use push::{Running, Settings};
@@ -46,14 +50,18 @@ struct System {
 
 impl System {
     async fn start(controller: FakeController) -> Self {
+        Self::start_beside(controller, &[]).await
+    }
+
+    /// With other controllers, or what is said to be one, beside the first.
+    async fn start_beside(controller: FakeController, others: &[SocketAddr]) -> Self {
+        let addresses = [controller.address].iter().chain(others).map(ToString::to_string).collect();
+        Self::start_with(controller, Settings { controller_address: addresses, ..Settings::default() }).await
+    }
+
+    async fn start_with(controller: FakeController, settings: Settings) -> Self {
         let stop = CancellationToken::new();
-        let settings = Settings {
-            grpc_port: 0,
-            metrics_port: 0,
-            controller_address: controller.address.to_string(),
-            process_metrics: false,
-            ..Settings::default()
-        };
+        let settings = Settings { grpc_port: 0, metrics_port: 0, process_metrics: false, ..settings };
         let running = push::start(settings, stop.clone()).await.unwrap();
         let client =
             PushManagerServiceClient::connect(format!("http://{}", running.grpc_addr)).await.unwrap();
@@ -113,6 +121,10 @@ fn unknown(sessions: u32) -> Outcomes {
 
 fn shed(sessions: u32) -> Outcomes {
     Outcomes { members: sessions.into(), dropped_shed: sessions.into(), ..Default::default() }
+}
+
+fn closed(sessions: u32) -> Outcomes {
+    Outcomes { members: sessions.into(), dropped_closed: sessions.into(), ..Default::default() }
 }
 
 /// The report's outcomes by node, in the order of their ids.

@@ -27,6 +27,8 @@ pub(crate) enum Behaviour {
     Answer(Outcomes),
     /// It takes them and says nothing.
     Silent,
+    /// It welcomes a stream and reads nothing of it.
+    Stuck,
 }
 
 #[derive(Clone)]
@@ -96,7 +98,7 @@ impl FakeNode {
             node_id: self.id.clone(),
             incarnation: self.intake.welcome.incarnation,
             grpc_address: self.address.to_string(),
-            gone: false,
+            ..NodeRoute::default()
         }
     }
 
@@ -140,6 +142,10 @@ impl Intake {
         let welcome = Some(self.welcome.clone());
         let _ = answers.send(DeliverResponse { welcome, ..Default::default() });
         self.streams.send_modify(|streams| *streams += 1);
+        if matches!(*self.behaviour.lock().unwrap(), Behaviour::Stuck) {
+            // Until the runtime ends; the stream has to be held.
+            return answers.closed().await;
+        }
         while let Ok(Some(request)) = pushes.message().await {
             let behaviour = *self.behaviour.lock().unwrap();
             let outcomes = request.deliveries.iter().filter_map(|delivery| match behaviour {

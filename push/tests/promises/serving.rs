@@ -52,7 +52,11 @@ async fn the_figures_add_up() {
         "ringcast_push_routes_rooms 1",
         "ringcast_push_routes_nodes 1",
         "ringcast_push_routes_stale_seconds 0",
-        "ringcast_push_feed_number 3",
+        "ringcast_push_routes_set_aside 0",
+        "ringcast_push_routes_stale{reason=\"feed_lost\"} 0",
+        "ringcast_push_feeds{state=\"followed\"} 1",
+        "ringcast_push_feeds{state=\"lost\"} 0",
+        &format!("ringcast_push_feed_number{{controller=\"{}\"}} 3", system.controller.address),
         "ringcast_push_open 0",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
