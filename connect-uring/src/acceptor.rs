@@ -34,9 +34,9 @@ const AWAY_MS: u64 = 1000;
 /// Clients that are told so before each pause.
 const REFUSED_PER_PAUSE: usize = 64;
 
-/// What a client is told that cannot be taken.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
-    Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n";
+/// What a client is told to wait that cannot be taken, in seconds; by chance, so that those who are refused together do
+/// not come back together.
+const RETRY_AFTER_S: std::ops::RangeInclusive<u8> = 2..=5;
 
 /// How many of a node's shards listen.
 #[derive(Debug, Default)]
@@ -247,8 +247,13 @@ fn spare() -> Option<File> {
 /// Answers 503 and closes.
 pub(crate) fn refuse(client: OwnedFd) {
     let socket = SockRef::from(&client);
+    let refusal = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Length: 0\r\n\
+         Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n",
+        fastrand::u8(RETRY_AFTER_S)
+    );
     // The client may be gone, or send more than is read here: it is told as far as that goes.
-    let _ = socket.send_with_flags(REFUSAL, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    let _ = socket.send_with_flags(refusal.as_bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     shut_down(&client, Shutdown::Write);
     // What is left unread would turn the close into a reset, which can take the answer with it.
     let _ = socket.recv_with_flags(&mut [std::mem::MaybeUninit::uninit(); 4096], libc::MSG_DONTWAIT);

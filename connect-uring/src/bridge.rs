@@ -58,6 +58,8 @@ pub(crate) enum ToShard {
     Snapshot,
     /// Whether a controller is there; without one, joins are answered 503 at once.
     ControllerReachable(bool),
+    /// The node is cut off, or is so no longer: while it is, sessions are closed and none is taken.
+    Fence(bool),
     /// Take no new client and close the sessions, spread over this many milliseconds.
     Drain {
         /// The time to spread over.

@@ -1,5 +1,5 @@
-//! The bridge's thread: one tokio runtime with the gRPC server, the controller's link, the metrics server, and the
-//! reading ends of all lanes.
+//! The bridge's thread: one tokio runtime with the gRPC server, the link to a controller, the metrics server, the
+//! fence's watch, and the reading ends of all lanes.
 //!
 //! Owns: what runs on that thread, from its listeners to its last task. Must not: touch a socket of a client.
 //! Talks to: `node`, which starts it and asks it to stop.
@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use prometheus::Registry;
+#[cfg(feature = "cluster")]
+use registry::RegistryError;
+use registry::{Directory, Entry, Kind, Registration};
 use ringcast_proto::pubsub::connect_node_service_server::ConnectNodeServiceServer;
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
@@ -27,12 +30,15 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control_link::{ControlLink, LinkParts};
 use crate::drain::{Drain, ShardThreads};
+use crate::fence::Signs;
+use crate::fence_watch::{self, FenceWatch};
 use crate::http::NodeStatus;
 use crate::hub::Hub;
 use crate::interest::Interest;
 use crate::metrics::{self, BridgeMetrics};
 use crate::push_intake::{IntakeParts, PushIntake};
 use crate::shard_metrics::ShardCollector;
+use crate::{node_lease, node_list};
 
 /// What the thread is started with.
 pub(crate) struct BridgeParts {
@@ -104,55 +110,45 @@ async fn serve(
     let metrics_port = listen("METRICS_PORT", settings, settings.metrics_port).await?;
     let addresses = BridgeAddresses { grpc: grpc.local_addr()?, metrics: metrics_port.local_addr()? };
 
-    let registry = Registry::new();
-    let counts = BridgeMetrics::register(&registry)?;
-    registry.register(Box::new(ShardCollector::new(Arc::clone(&parts.status))?))?;
-    metrics::register_constants(&registry, parts.status.driver(), settings.process_metrics)?;
+    let prometheus = Registry::new();
+    let counts = BridgeMetrics::register(&prometheus)?;
+    prometheus.register(Box::new(ShardCollector::new(Arc::clone(&parts.status))?))?;
+    metrics::register_constants(&prometheus, parts.status.driver(), settings.process_metrics)?;
 
     let (lanes, ends) = split(parts.shards)?;
-    let interest = Interest::new(lanes.len());
-    let intake = PushIntake::new(IntakeParts {
-        welcome: DeliverWelcome {
-            node_id: settings.node_id.as_str().to_owned(),
-            incarnation: parts.incarnation,
-        },
-        max_payload_bytes: settings.push_payload_bytes,
-        shards: lanes.clone(),
-        interest: interest.clone(),
-        clock: parts.clock,
-        metrics: counts.clone(),
-    });
-    let link = ControlLink::new(LinkParts {
-        register: registration(settings, parts.incarnation, addresses.grpc, parts.status.driver()),
-        controller: settings.controller_address.clone(),
-        shards: lanes.clone(),
-        interest: interest.clone(),
-        status: Arc::clone(&parts.status),
-        metrics: counts,
-    });
-    let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&parts.status), interest);
-    let drained = hub.drained();
-
     let end = CancellationToken::new();
+    let directory = directory(settings, end.clone())?;
+    let card = card(settings, parts.incarnation, addresses.grpc, parts.status.driver());
+    let talks = Talks::begin(settings, directory, card, parts.clock, &parts.status, lanes, counts);
+    let Talks { intake, link, hub, fence, registration } = talks;
+    let (lanes, drained) = (fence.shards.clone(), hub.drained());
+
     let mut servers = JoinSet::new();
     let health = serve_grpc(&mut servers, grpc, intake.clone(), end.clone())?;
     health.set_service_status(SERVICE, ServingStatus::Serving).await;
-    let serving = metrics::serve(metrics_port, registry, end.clone());
+    let serving = metrics::serve(metrics_port, prometheus, end.clone());
     servers.spawn(async { serving.await.context("the metrics server") });
     let mut listening = JoinSet::new();
     for (shard, lane) in ends.into_iter().enumerate() {
         listening.spawn(hub.clone().listen(shard, lane));
     }
     let mut link_task = tokio::spawn(link.clone().run());
+    let mut watches = JoinSet::new();
+    watches.spawn(fence.run());
+    watches.spawn(node_list::keep(link.linked(), Arc::clone(&parts.status)));
     ready(addresses);
 
-    let drain = Drain { shards: lanes, drained, status: parts.status, health, link, intake };
+    let registration = Some(registration);
+    let drain =
+        Drain { shards: lanes.clone(), drained, status: parts.status, health, link, intake, registration };
     let result = tokio::select! {
         () = parts.stop.cancelled() => {
             drain.run(settings.drain, std::mem::take(threads)).await;
             Ok(())
         }
         linked = &mut link_task => {
+            // Another node has the id: clients are to go, with a word.
+            fence_watch::set(&lanes, true);
             drain.end(std::mem::take(threads)).await;
             linked.context("the controller's link")?.map_err(anyhow::Error::from)
         }
@@ -171,6 +167,77 @@ async fn serve(
         tracing::debug!("a connection to the node's servers was cut");
     }
     result
+}
+
+/// All that talks with others, not running yet.
+struct Talks {
+    intake: PushIntake,
+    link: ControlLink,
+    hub: Hub,
+    fence: FenceWatch,
+    registration: Registration,
+}
+
+impl Talks {
+    /// Registers the node where services find one another.
+    fn begin(
+        settings: &Settings,
+        directory: Directory,
+        register: NodeRegister,
+        clock: Clock,
+        status: &Arc<NodeStatus>,
+        shards: Vec<Arc<ToShardLane>>,
+        metrics: BridgeMetrics,
+    ) -> Self {
+        let registration = directory.register(Entry {
+            kind: Kind::Node,
+            id: register.node_id.clone(),
+            incarnation: register.incarnation,
+            grpc_address: register.grpc_address.clone(),
+            public_ws_url: register.public_ws_url.clone(),
+        });
+        let (signs, interest) = (Signs::default(), Interest::new(shards.len()));
+        let intake = PushIntake::new(IntakeParts {
+            welcome: DeliverWelcome { node_id: register.node_id.clone(), incarnation: register.incarnation },
+            max_payload_bytes: settings.push_payload_bytes,
+            shards: shards.clone(),
+            interest: interest.clone(),
+            clock,
+            signs: signs.clone(),
+            metrics: metrics.clone(),
+        });
+        let link = ControlLink::new(LinkParts {
+            register,
+            directory,
+            lease: registration.watch(),
+            patience: node_lease::patience(settings.etcd.as_ref()),
+            shards: shards.clone(),
+            interest: interest.clone(),
+            status: Arc::clone(status),
+            signs: signs.clone(),
+            metrics: metrics.clone(),
+        });
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(status), interest);
+        let fence = FenceWatch {
+            signs,
+            intake: intake.clone(),
+            lease: registration.watch(),
+            shards,
+            status: Arc::clone(status),
+            metrics,
+        };
+        Self { intake, link, hub, fence, registration }
+    }
+}
+
+/// Where services find one another: etcd where it is set, else the list of controllers.
+#[cfg_attr(not(feature = "cluster"), expect(clippy::unnecessary_wraps, unused_variables, reason = "of etcd"))]
+fn directory(settings: &Settings, stop: CancellationToken) -> Result<Directory, SettingError> {
+    #[cfg(feature = "cluster")]
+    if let Some(etcd) = &settings.etcd {
+        return Directory::etcd(etcd, stop).map_err(|RegistryError::Setting(error)| error);
+    }
+    Ok(Directory::fixed(settings.controller_address.clone()))
 }
 
 /// The lanes to the shards, and the reading ends from them.
@@ -192,7 +259,7 @@ async fn listen(key: &str, settings: &Settings, port: u16) -> Result<TcpListener
 }
 
 /// What the node says of itself to the controller.
-fn registration(settings: &Settings, incarnation: u64, grpc: SocketAddr, driver: &str) -> NodeRegister {
+fn card(settings: &Settings, incarnation: u64, grpc: SocketAddr, driver: &str) -> NodeRegister {
     let reachable =
         if grpc.ip().is_unspecified() { format!("127.0.0.1:{}", grpc.port()) } else { grpc.to_string() };
     NodeRegister {
@@ -203,6 +270,8 @@ fn registration(settings: &Settings, incarnation: u64, grpc: SocketAddr, driver:
         capacity: u64::from(settings.max_connections),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         driver: driver.to_owned(),
+        // Each link has its own.
+        link: 0,
     }
 }
 

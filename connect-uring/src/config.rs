@@ -9,7 +9,9 @@ use std::time::Duration;
 use connect_core::Limits;
 use connect_core::message::MessageLimits;
 use ringcast_proto::{NodeId, SessionId};
-use settings::{CommonArgs, ConnectLimits, File, SettingError, parse_address, parse_port};
+use settings::{
+    CommonArgs, ConnectLimits, EtcdStore, File, SettingError, parse_address, parse_addresses, parse_port,
+};
 
 use crate::census::MAX_SHARDS;
 
@@ -46,8 +48,11 @@ pub struct Settings {
     pub node_addr: Option<String>,
     /// Where clients reach the node, such as `ws://push.example.org:8080/ws`; empty: not told.
     pub public_ws_url: String,
-    /// host:port of the controller: 127.0.0.1:50051.
-    pub controller_address: String,
+    /// host:port of the controllers, where no etcd tells of them: 127.0.0.1:50051. Controllers that share no stores are
+    /// different systems: name one.
+    pub controller_address: Vec<String>,
+    /// Where the etcd is by which services find one another; `None`: the controllers are those above.
+    pub etcd: Option<EtcdStore>,
     /// Shards, each a thread with its own sessions and its own open files: as many as there are cores. More of
     /// them cost memory and switches, and take more connections where the limit of open files bounds them; fewer
     /// leave cores idle.
@@ -82,7 +87,8 @@ impl Default for Settings {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             node_addr: None,
             public_ws_url: String::new(),
-            controller_address: "127.0.0.1:50051".to_owned(),
+            controller_address: vec!["127.0.0.1:50051".to_owned()],
+            etcd: None,
             shards: shards as u16,
             driver: DriverChoice::Auto,
             process_metrics: true,
@@ -113,7 +119,10 @@ impl Settings {
         set(&mut settings.metrics_port, connect.metrics_port);
         set(&mut settings.bind, connect.bind);
         set(&mut settings.public_ws_url, connect.public_ws_url.clone());
-        set(&mut settings.controller_address, connect.controller_address.clone());
+        if let Some(text) = &connect.controller_address {
+            settings.controller_address = parse_addresses(text)
+                .map_err(|remedy| SettingError::new("connect.controller_address", text, remedy))?;
+        }
         set(&mut settings.shards, connect.shards);
         settings.node_addr.clone_from(&connect.node_addr);
         settings.set_limits(&connect.limits)?;
@@ -232,6 +241,14 @@ fn millis(key: &str, given: Option<Duration>) -> Result<Option<u64>, SettingErro
     }
 }
 
+/// A list that is one value on the command line.
+#[derive(Debug, Clone)]
+struct Addresses(Vec<String>);
+
+fn addresses(text: &str) -> Result<Addresses, String> {
+    parse_addresses(text).map(Addresses)
+}
+
 /// A connect node: holds WebSocket clients, hands them what push managers send.
 #[derive(Debug, clap::Parser)]
 #[command(name = "connect-uring", version)]
@@ -250,9 +267,9 @@ pub struct Args {
     /// Where /metrics is served [default: 9091].
     #[arg(long, env = "METRICS_PORT", value_parser = parse_port)]
     metrics_port: Option<u16>,
-    /// host:port of the controller [default: 127.0.0.1:50051].
-    #[arg(long, env = "CONTROLLER_ADDRESS", value_parser = parse_address)]
-    controller_address: Option<String>,
+    /// host:port of the controllers, with commas between, where no etcd tells of them [default: 127.0.0.1:50051].
+    #[arg(long, env = "CONTROLLER_ADDRESS", value_parser = addresses)]
+    controller_address: Option<Addresses>,
     /// host:port at which push managers reach this node [default: 127.0.0.1:GRPC_PORT].
     #[arg(long, env = "NODE_ADDR", value_parser = parse_address)]
     node_addr: Option<String>,
@@ -291,7 +308,7 @@ impl Args {
         set(&mut settings.grpc_port, self.grpc_port);
         set(&mut settings.http_port, self.http_port);
         set(&mut settings.metrics_port, self.metrics_port);
-        set(&mut settings.controller_address, self.controller_address.clone());
+        set(&mut settings.controller_address, self.controller_address.clone().map(|Addresses(all)| all));
         set(&mut settings.bind, self.bind);
         set(&mut settings.public_ws_url, self.public_ws_url.clone());
         set(&mut settings.shards, self.shards);
@@ -334,6 +351,14 @@ mod tests {
         assert_eq!((settings.limits.ping_interval_ms, settings.limits.ping_jitter_ms), (5000, 500));
         assert!(settings.limits.echo.is_none());
         assert!(args(&["--echo"]).settings(&file).unwrap().limits.echo.is_some());
+    }
+
+    #[test]
+    fn controllers_are_a_list_with_commas() {
+        let file = file("connect: {controller_address: 'a:1, b:2'}");
+        assert_eq!(Settings::from_file(&file).unwrap().controller_address, ["a:1", "b:2"]);
+        let flag = args(&["--controller-address", "c:3,d:4"]).settings(&file).unwrap();
+        assert_eq!(flag.controller_address, ["c:3", "d:4"]);
     }
 
     #[test]

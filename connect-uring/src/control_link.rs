@@ -1,16 +1,21 @@
-//! The node's link to the controller: one long-lived stream, made again whenever it is lost.
+//! The node's link to a controller: one long-lived stream, made again, with the next controller, whenever it is lost.
 //!
-//! Owns: connecting, heartbeats, the time after which a silent controller is given up. Must not: decide a join, or
-//! wait for a shard. Talks to: `link_state` (what is to be said), `bridge` (the lanes), `hub` (what shards say).
+//! Owns: connecting, heartbeats, the time after which a silent controller is given up, what becomes of joins meanwhile.
+//! Must not: decide a join, or wait for a shard. Talks to: `controller_choice` (who is next), `node_lease` (before the
+//! first word), `link_state` (what is to be said), `bridge` (the lanes), `hub` (what shards say).
+//!
+//! Clients notice nothing of a move: sessions stay, and a join that is under way is asked again with the snapshot that
+//! every link begins with. A new one is held for a moment, too, before joins are refused.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use connect_core::{ControlEvent, JoinDecision};
 use futures_util::Stream;
+use registry::{Directory, Lease};
 use ringcast_proto::pubsub::controller_message::Message;
 use ringcast_proto::pubsub::node_link_service_client::NodeLinkServiceClient;
 use ringcast_proto::pubsub::session_command::Command;
@@ -21,17 +26,20 @@ use ringcast_proto::{
     GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, RoomId, SessionId,
 };
 use settings::SettingError;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::bridge::{ToShard, ToShardLane};
+use crate::controller_choice::{Listed, Rounds};
+use crate::fence::Signs;
 use crate::http::NodeStatus;
 use crate::interest::Interest;
 use crate::link_state::LinkState;
 use crate::metrics::BridgeMetrics;
+use crate::node_lease::{id_taken, until_lost, until_own};
 
 /// How often the controller is told that the node is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -42,11 +50,12 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For how long a node whose id is taken tries again: the lease of a former start of it runs out before.
-const ID_TAKEN_PATIENCE: Duration = Duration::from_secs(12);
+/// The longest pause before the next controller is tried; each is a part of it by chance.
+const NEXT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What to do when it is still taken then.
-const ID_TAKEN: &str = "another live node has this id: stop it, or give this one another id";
+/// For how long new joins wait for the next controller when one is lost; then, or when nobody answered, they are
+/// refused. A client waits for 5 s.
+const JOINS_HELD: Duration = Duration::from_secs(2);
 
 /// For how long after its start a node says nothing of a controller that is not there.
 const QUIET_START: Duration = Duration::from_secs(2);
@@ -58,8 +67,14 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct LinkParts {
     /// What the node says of itself.
     pub(crate) register: NodeRegister,
-    /// The controller's host:port.
-    pub(crate) controller: String,
+    /// Where controllers are.
+    pub(crate) directory: Directory,
+    /// How the node's registration is doing.
+    pub(crate) lease: watch::Receiver<Lease>,
+    /// For how long the id may be another's before the node gives up.
+    pub(crate) patience: Duration,
+    /// Where the controller's signs of life are noted.
+    pub(crate) signs: Signs,
     /// The lanes to all shards.
     pub(crate) shards: Vec<Arc<ToShardLane>>,
     /// What is told of those whom shards are about to let in.
@@ -77,6 +92,8 @@ pub(crate) struct ControlLink {
     // Only the bridge's one thread comes here, so the lock is always free; tonic wants its streams `Send`.
     state: Arc<Mutex<LinkState>>,
     overrun: Arc<Notify>,
+    /// The connection to the controller that the node is registered with.
+    linked: Arc<watch::Sender<Option<Channel>>>,
     leaving: CancellationToken,
     over: CancellationToken,
 }
@@ -91,6 +108,33 @@ enum Ended {
     Left,
 }
 
+/// The search for a controller: from a loss, or the start, to the next registration.
+struct Search {
+    delays: ExponentialBackoff,
+    refused_since: Option<Instant>,
+    quiet_until: Instant,
+    told: bool,
+}
+
+impl Search {
+    /// It begins now, and says nothing at first.
+    fn new(quiet: Duration) -> Self {
+        Self { delays: delays(), refused_since: None, quiet_until: Instant::now() + quiet, told: false }
+    }
+
+    /// Logs once why it goes on.
+    fn tell(&mut self, controller: &str, reason: &str) {
+        if Instant::now() >= self.quiet_until && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(controller, reason, "not registered; trying again");
+        }
+    }
+
+    /// For how long controllers have refused the id.
+    fn refused_for(&mut self) -> Duration {
+        self.refused_since.get_or_insert_with(Instant::now).elapsed()
+    }
+}
+
 impl ControlLink {
     /// A link that is not made yet.
     pub(crate) fn new(parts: LinkParts) -> Self {
@@ -99,6 +143,7 @@ impl ControlLink {
             parts: Arc::new(parts),
             state: Arc::new(Mutex::new(state)),
             overrun: Arc::new(Notify::new()),
+            linked: Arc::new(watch::Sender::new(None)),
             leaving: CancellationToken::new(),
             over: CancellationToken::new(),
         }
@@ -113,6 +158,11 @@ impl ControlLink {
             }
         }
         ask_for_snapshots(&mut state, &self.parts.shards);
+    }
+
+    /// The connection to the controller that the node is registered with, while there is one.
+    pub(crate) fn linked(&self) -> watch::Receiver<Option<Channel>> {
+        self.linked.subscribe()
     }
 
     /// Tells the load now.
@@ -131,62 +181,121 @@ impl ControlLink {
         }
     }
 
-    /// Keeps the link until the node leaves; an error where another live node has the id.
+    /// Waits until the node's id is its own, then keeps the link until the node leaves; an error where another live
+    /// node has the id.
     pub(crate) async fn run(self) -> Result<(), SettingError> {
         let _over = self.over.clone().drop_guard();
-        let mut delays = delays();
-        let mut refused_since = None;
-        let mut told = false;
-        // Services that are started together find one another within this time.
-        let mut quiet_until = Instant::now() + QUIET_START;
+        let node_id = &self.parts.register.node_id;
+        let mut lease = self.parts.lease.clone();
+        tokio::select! {
+            own = until_own(&mut lease, node_id, self.parts.patience) => own?,
+            () = self.leaving.cancelled() => return Ok(()),
+        }
+        self.parts.status.set_starting(false);
+        tokio::select! {
+            kept = self.keep() => kept,
+            () = until_lost(&mut lease) => Err(id_taken(node_id)),
+        }
+    }
+
+    /// Goes from controller to controller, round by round.
+    async fn keep(&self) -> Result<(), SettingError> {
+        let mut rounds = Rounds::new(&self.parts.register.node_id);
+        let mut search = Search::new(QUIET_START);
+        let mut last = None;
         loop {
-            let ended = self.live_once().await;
-            self.state().lose();
-            self.parts.metrics.link_up.set(0);
-            let reason = match ended {
-                Ended::Left => return Ok(()),
-                _ if self.leaving.is_cancelled() => return Ok(()),
-                Ended::Lost(was_registered, reason) => {
-                    if was_registered {
-                        self.parts.metrics.link_losses.inc();
-                        (delays, refused_since, told) = (self::delays(), None, false);
-                        quiet_until = Instant::now();
-                        self.tell_all(|| vec![ToShard::ControllerReachable(false)]);
-                    }
-                    reason
+            rounds.begin(&self.parts.directory.view(), last.as_deref());
+            let mut tried = false;
+            let lost = loop {
+                let Some(controller) = rounds.next(&self.parts.directory.view()) else { break None };
+                // Nodes that lost the same controller do not come to the next all at once.
+                let pause = NEXT_PAUSE.mul_f32(fastrand::f32());
+                if !self.pause(pause).await {
+                    return Ok(());
                 }
-                Ended::Refused(reason) => {
-                    let since: Instant = *refused_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= ID_TAKEN_PATIENCE {
-                        return Err(SettingError::new("NODE_ID", &self.parts.register.node_id, ID_TAKEN));
+                tried = true;
+                let ended = self.attempt(&controller).await;
+                self.state().lose();
+                self.linked.send_replace(None);
+                self.parts.metrics.link_up.set(0);
+                match ended {
+                    Ended::Left => return Ok(()),
+                    _ if self.leaving.is_cancelled() => return Ok(()),
+                    Ended::Lost(true, reason) => {
+                        self.parts.metrics.link_losses.inc();
+                        self.state().hold_joins(Instant::now() + JOINS_HELD);
+                        search = Search::new(Duration::ZERO);
+                        search.tell(&controller, &reason);
+                        break Some(controller);
                     }
-                    reason
+                    Ended::Lost(false, reason) => search.tell(&controller, &reason),
+                    Ended::Refused(reason) => {
+                        search.tell(&controller, &reason);
+                        if search.refused_for() >= self.parts.patience {
+                            return Err(id_taken(&self.parts.register.node_id));
+                        }
+                    }
                 }
             };
-            if Instant::now() >= quiet_until && !std::mem::replace(&mut told, true) {
-                tracing::warn!(controller = %self.parts.controller, %reason, "not registered; trying again");
+            if lost.is_some() {
+                last = lost;
+                continue;
             }
-            let delay = delays.next().unwrap_or(HEARTBEAT);
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.leaving.cancelled() => return Ok(()),
+            self.refuse_joins();
+            if !tried {
+                search.tell("none", "no controller is listed");
+            }
+            if !self.pause(search.delays.next().unwrap_or(HEARTBEAT)).await {
+                return Ok(());
             }
         }
     }
 
+    /// `false`: the node leaves meanwhile.
+    async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.leaving.cancelled() => false,
+        }
+    }
+
+    /// One link, or none; while there is none yet, joins are refused when they were held for long enough.
+    async fn attempt(&self, controller: &str) -> Ended {
+        let held = self.state().joins_held();
+        let refuse = async {
+            if let Some(until) = held {
+                sleep_until(until).await;
+                self.refuse_joins();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = self.live_once(controller) => ended,
+            ended = refuse => ended,
+        }
+    }
+
+    /// Joins that were held for the next controller are not held any longer.
+    fn refuse_joins(&self) {
+        if self.state().let_joins_go() {
+            self.tell_all(|| vec![ToShard::ControllerReachable(false)]);
+        }
+    }
+
     /// One link from its first to its last word.
-    async fn live_once(&self) -> Ended {
+    async fn live_once(&self, controller: &str) -> Ended {
         let connected = tokio::select! {
-            connected = timeout(SILENCE, self.connect()) => connected,
+            connected = timeout(SILENCE, self.connect(controller)) => connected,
             () = self.leaving.cancelled() => return Ended::Left,
         };
-        let mut inbound = match connected {
-            Ok(Ok(inbound)) => inbound,
+        let (channel, mut inbound) = match connected {
+            Ok(Ok(connected)) => connected,
             Ok(Err(status)) => return ended(&status, false),
             Err(_) => return Ended::Lost(false, "no answer in time".to_owned()),
         };
         let mut registered = false;
         let mut heard = Instant::now();
+        let mut listed = Listed::default();
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -194,7 +303,13 @@ impl ControlLink {
                     heard = Instant::now();
                     match message {
                         Ok(Some(message)) => {
-                            registered |= matches!(message.message, Some(Message::Registered(_)));
+                            if matches!(message.message, Some(Message::Registered(_))) {
+                                registered = true;
+                                self.linked.send_replace(Some(channel.clone()));
+                            }
+                            if registered {
+                                self.parts.signs.controller(heard.into_std());
+                            }
                             if let Err(reason) = self.take(message) {
                                 return Ended::Lost(registered, reason.to_owned());
                             }
@@ -204,7 +319,13 @@ impl ControlLink {
                         Err(status) => return ended(&status, registered),
                     }
                 }
-                _ = beat.tick() => self.heartbeat(),
+                _ = beat.tick() => {
+                    self.heartbeat();
+                    let now = Instant::now().into_std();
+                    if listed.given_up(&self.parts.directory.view(), controller, now) {
+                        return Ended::Lost(registered, "the controller is not listed any more".to_owned());
+                    }
+                }
                 () = sleep_until(heard + SILENCE) => {
                     return Ended::Lost(registered, "the controller is silent".to_owned());
                 }
@@ -215,8 +336,8 @@ impl ControlLink {
         }
     }
 
-    async fn connect(&self) -> Result<Streaming<ControllerMessage>, Status> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.parts.controller))
+    async fn connect(&self, controller: &str) -> Result<(Channel, Streaming<ControllerMessage>), Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{controller}"))
             .map_err(|error| Status::invalid_argument(cause(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -226,12 +347,13 @@ impl ControlLink {
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(cause(&error)))?;
         let link = self.state().begin(self.parts.register.clone());
         let outbound = Outbound { state: Arc::clone(&self.state), parts: Arc::clone(&self.parts), link };
-        NodeLinkServiceClient::new(channel)
+        let inbound = NodeLinkServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_GRPC_MESSAGE_BYTES)
             .link(outbound)
-            .await
-            .map(tonic::Response::into_inner)
+            .await?
+            .into_inner();
+        Ok((channel, inbound))
     }
 
     /// Takes in a word of the controller; an error ends the link.
@@ -352,12 +474,14 @@ impl ControlLink {
     }
 }
 
-/// 50 ms to 1 s, for ever.
-fn delays() -> impl Iterator<Item = Duration> {
+/// The pauses between rounds: 50 ms to 1 s and as much again by chance, for ever.
+fn delays() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
         .with_jitter()
+        // Without a seed all nodes would draw the same.
+        .with_jitter_seed(fastrand::u64(..))
         .without_max_times()
         .build()
 }

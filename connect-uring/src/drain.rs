@@ -2,11 +2,12 @@
 //! the end.
 //!
 //! Owns: the order of the steps and how long each may take. Must not: know how a step is done. Talks to: `node`,
-//! which begins it, `hub`, `control_link`, `push_intake`.
+//! which begins it, `hub`, `control_link`, `push_intake`, `registry`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use registry::Registration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic_health::ServingStatus;
@@ -44,6 +45,8 @@ pub(crate) struct Drain {
     pub(crate) link: ControlLink,
     /// The push managers.
     pub(crate) intake: PushIntake,
+    /// The lease under which the node is listed.
+    pub(crate) registration: Option<Registration>,
 }
 
 impl Drain {
@@ -64,6 +67,10 @@ impl Drain {
             tracing::warn!(connections = self.status.connections(), "cutting off the sessions that are left");
         }
         self.link.leave().await;
+        // Behind the controller's word: until then the others went by the lease.
+        if let Some(registration) = self.registration.take() {
+            registration.revoke().await;
+        }
         self.end(threads).await;
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "drained");
     }

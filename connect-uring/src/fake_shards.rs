@@ -7,18 +7,23 @@ use std::time::Duration;
 
 use connect_core::{CensusChange, ControlEvent, Counts, Report, Target};
 use prometheus::Registry;
+use registry::{Directory, Lease};
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
 use ringcast_proto::{RoomId, SessionId, ShardId};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::bridge::{self, FromShard, ShardEnd, ShardHandle, ToShard, ToShardLane};
 use crate::clock::Clock;
 use crate::control_link::{ControlLink, LinkParts};
+use crate::fence::Signs;
+use crate::fence_watch::FenceWatch;
 use crate::http::NodeStatus;
 use crate::hub::Hub;
 use crate::interest::{Interest, ShardSet};
 use crate::metrics::BridgeMetrics;
+use crate::node_lease;
 use crate::push_intake::{IntakeParts, PushIntake};
 
 /// The longest that a test waits for anything.
@@ -33,8 +38,12 @@ pub(crate) struct FakeShard {
 impl FakeShard {
     /// What the shard is told next.
     pub(crate) async fn next(&mut self) -> ToShard {
-        let told = timeout(PATIENCE, self.wait()).await;
-        told.expect("the shard is told nothing")
+        self.next_within(PATIENCE).await
+    }
+
+    /// The same, where it may take longer.
+    pub(crate) async fn next_within(&mut self, patience: Duration) -> ToShard {
+        timeout(patience, self.wait()).await.expect("the shard is told nothing")
     }
 
     async fn wait(&mut self) -> ToShard {
@@ -86,11 +95,21 @@ pub(crate) struct FakeNode {
     pub(crate) link: ControlLink,
     pub(crate) status: Arc<NodeStatus>,
     pub(crate) interest: Interest,
+    /// How its registration is doing.
+    pub(crate) lease: watch::Sender<Lease>,
+    signs: Signs,
+    metrics: BridgeMetrics,
+    lanes: Vec<Arc<ToShardLane>>,
 }
 
 impl FakeNode {
     /// With its hub running, for a controller at this address.
     pub(crate) fn start(shards: u16, controller: &str) -> Self {
+        Self::with(shards, Directory::fixed(vec![controller.to_owned()]))
+    }
+
+    /// With its hub running, for the controllers of a directory.
+    pub(crate) fn with(shards: u16, directory: Directory) -> Self {
         let lanes = (0..shards).map(|shard| bridge::connect(ShardId(shard)).expect("lanes can be made"));
         let (handles, ends): (Vec<ShardHandle>, Vec<ShardEnd>) = lanes.unzip();
         let stats = handles.iter().map(|handle| Arc::clone(&handle.stats)).collect();
@@ -99,23 +118,28 @@ impl FakeNode {
         let lanes: Vec<Arc<ToShardLane>> =
             handles.iter().map(|handle| Arc::clone(&handle.to_shard)).collect();
         let interest = Interest::new(lanes.len());
+        let (signs, (lease, leased)) = (Signs::default(), watch::channel(Lease::Fixed));
         let intake = PushIntake::new(IntakeParts {
             welcome: DeliverWelcome { node_id: "node-1".to_owned(), incarnation: 7 },
             max_payload_bytes: 1000,
             shards: lanes.clone(),
             interest: interest.clone(),
             clock: Clock::start(),
+            signs: signs.clone(),
             metrics: metrics.clone(),
         });
         let register =
             NodeRegister { node_id: "node-1".to_owned(), incarnation: 7, ..NodeRegister::default() };
         let link = ControlLink::new(LinkParts {
             register,
-            controller: controller.to_owned(),
-            shards: lanes,
+            directory,
+            lease: leased,
+            patience: node_lease::patience(None),
+            signs: signs.clone(),
+            shards: lanes.clone(),
             interest: interest.clone(),
             status: Arc::clone(&status),
-            metrics,
+            metrics: metrics.clone(),
         });
         let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest.clone());
         for (shard, handle) in handles.into_iter().enumerate() {
@@ -123,7 +147,19 @@ impl FakeNode {
             tokio::spawn(hub.clone().listen(shard, end));
         }
         let shards = ends.into_iter().map(|end| FakeShard { end, waiting: VecDeque::new() }).collect();
-        Self { shards, intake, link, status, interest }
+        Self { shards, intake, link, status, interest, lease, signs, metrics, lanes }
+    }
+
+    /// What watches whether it is cut off.
+    pub(crate) fn fence_watch(&self) -> FenceWatch {
+        FenceWatch {
+            signs: self.signs.clone(),
+            intake: self.intake.clone(),
+            lease: self.lease.subscribe(),
+            shards: self.lanes.clone(),
+            status: Arc::clone(&self.status),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// The shards that a push goes to now.

@@ -1,10 +1,10 @@
 //! What a node answers to plain HTTP requests on its client port, and the few figures that this takes.
 //!
-//! Owns: `/health`, `/stats` and the page. Must not: parse or write HTTP (the core does). Talks to: `shard_loop`,
-//! which asks from the shards' threads, `hub`, which keeps the figures true.
+//! Owns: `/health`, `/stats`, `/nodes` and the page. Must not: parse or write HTTP (the core does). Talks to: `shard_loop`,
+//! which asks from the shards' threads, `hub` and `node_list`, which keep what is told true.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -27,7 +27,11 @@ pub(crate) struct NodeStatus {
     drivers: Vec<OnceLock<&'static str>>,
     users: AtomicU64,
     rooms: AtomicU64,
+    starting: AtomicBool,
+    fenced: AtomicBool,
     draining: AtomicBool,
+    /// The body of `/nodes`, once a controller has told of them.
+    nodes: RwLock<Option<Bytes>>,
     listening: Arc<Listening>,
 }
 
@@ -42,7 +46,10 @@ impl NodeStatus {
             shards,
             users: AtomicU64::new(0),
             rooms: AtomicU64::new(0),
+            starting: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            nodes: RwLock::default(),
             listening: Arc::default(),
         }
     }
@@ -78,6 +85,21 @@ impl NodeStatus {
         self.rooms.store(rooms as u64, Relaxed);
     }
 
+    /// Whether the node still waits for its id to be its own.
+    pub(crate) fn set_starting(&self, starting: bool) {
+        self.starting.store(starting, Relaxed);
+    }
+
+    /// Whether the node is cut off from all others.
+    pub(crate) fn set_fenced(&self, fenced: bool) {
+        self.fenced.store(fenced, Relaxed);
+    }
+
+    /// What `/nodes` answers from now on.
+    pub(crate) fn set_nodes(&self, body: Bytes) {
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    }
+
     /// The planned stop has begun.
     pub(crate) fn set_draining(&self) {
         self.draining.store(true, Relaxed);
@@ -108,14 +130,35 @@ impl NodeStatus {
     /// Answers a request.
     pub(crate) fn answer(&self, request: HttpRequest) -> HttpAnswer {
         match request {
-            HttpRequest::Health if self.is_draining() => json(503, r#"{"status":"draining"}"#.into()),
-            HttpRequest::Health => json(200, r#"{"status":"ok"}"#.into()),
+            HttpRequest::Health => self.health(),
             HttpRequest::Stats => json(200, self.stats()),
+            HttpRequest::Nodes => self.nodes(),
             HttpRequest::Page => HttpAnswer {
                 status: 200,
                 content_type: "text/html; charset=utf-8",
                 body: Bytes::from_static(PAGE.as_bytes()),
             },
+        }
+    }
+
+    fn health(&self) -> HttpAnswer {
+        if self.is_draining() {
+            json(503, r#"{"status":"draining"}"#.into())
+        } else if self.fenced.load(Relaxed) {
+            json(503, r#"{"status":"fenced"}"#.into())
+        } else if self.starting.load(Relaxed) {
+            json(503, r#"{"status":"starting"}"#.into())
+        } else {
+            json(200, r#"{"status":"ok"}"#.into())
+        }
+    }
+
+    fn nodes(&self) -> HttpAnswer {
+        match &*self.nodes.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(body) => json(200, body.clone()),
+            None => {
+                json(503, r#"{"error":"no_list","message":"no controller has told of the nodes yet"}"#.into())
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! What the node has still to tell the controller over the present link: snapshot, batches of joins and ends,
 //! results of commands.
 //!
-//! Owns: the order of these, batch numbers, and which shards' words count yet. Must not: know a socket, a lane or
-//! a task. Talks to: `control_link`, which sends what this hands out and brings what the controller says.
+//! Owns: the order of these, numbers of links and batches, which shards' words count yet, whether joins wait for the
+//! next link. Must not: know a socket, a lane or a task. Talks to: `control_link`, which sends what this hands out and
+//! brings what the controller says.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -17,6 +18,7 @@ use ringcast_proto::pubsub::{
     NodeDeregister, NodeHeartbeat, NodeMessage, NodeRegister, SessionBatch, SessionCommandResult, SessionEnd,
     SessionEvent, SessionJoin, SessionSnapshot, SessionState,
 };
+use tokio::time::Instant;
 
 /// Events in a batch, and sessions in a part of the snapshot.
 const MAX_BATCH: usize = 1024;
@@ -66,6 +68,7 @@ pub(crate) struct LinkState {
     /// The first shard that is still to be asked for its snapshot.
     next_to_ask: usize,
     leaving: bool,
+    joins_held: Option<Instant>,
     outgoing: VecDeque<Message>,
     events: VecDeque<ControlEvent>,
     batches: u64,
@@ -84,6 +87,7 @@ impl LinkState {
             shards_to_end: 0,
             next_to_ask: shards,
             leaving: false,
+            joins_held: None,
             outgoing: VecDeque::new(),
             events: VecDeque::new(),
             batches: 0,
@@ -93,10 +97,10 @@ impl LinkState {
         }
     }
 
-    /// A new link begins with the registration; gives its number.
+    /// A new link begins with the registration, which tells its number; gives it, too. A later one is larger.
     pub(crate) fn begin(&mut self, register: NodeRegister) -> u64 {
         self.lose();
-        self.outgoing.push_back(Message::Register(register));
+        self.outgoing.push_back(Message::Register(NodeRegister { link: self.link, ..register }));
         self.link
     }
 
@@ -114,9 +118,25 @@ impl LinkState {
         }
     }
 
+    /// New joins are to wait for the next link, until then.
+    pub(crate) fn hold_joins(&mut self, until: Instant) {
+        self.joins_held = Some(until);
+    }
+
+    /// Until when joins are held; `None`: they are not, or there is a link.
+    pub(crate) fn joins_held(&self) -> Option<Instant> {
+        self.joins_held
+    }
+
+    /// Joins are not held any longer. Returns whether they were.
+    pub(crate) fn let_joins_go(&mut self) -> bool {
+        self.joins_held.take().is_some()
+    }
+
     /// The node is registered, and every shard has to be asked for its snapshot.
     pub(crate) fn registered(&mut self) {
         self.registered = true;
+        self.joins_held = None;
         self.shards_to_end = self.shards.len();
         self.next_to_ask = 0;
         for shard in &mut self.shards {

@@ -30,8 +30,9 @@ fn main() -> ExitCode {
 fn read(args: &Args) -> Result<Settings, SettingError> {
     settings::init_logs(args.common().log_format)?;
     let file = args.common().load(true)?;
-    settings::refuse_cluster_stores(&file)?;
-    args.settings(&file)
+    let stores = settings::stores(&file, cfg!(feature = "cluster"))?;
+    // Rooms and presence are the controller's, wherever they are.
+    Ok(Settings { etcd: stores.etcd, ..args.settings(&file)? })
 }
 
 fn run(settings: Settings) -> anyhow::Result<()> {

@@ -44,6 +44,12 @@ pub(crate) struct BridgeMetrics {
     pub(crate) link_up: IntGauge,
     /// Links that were lost after the registration.
     pub(crate) link_losses: IntCounter,
+    /// Whether the node's id is its own by a lease that was renewed in time; 1 at fixed addresses.
+    pub(crate) lease_held: IntGauge,
+    /// Whether the node is fenced.
+    pub(crate) fenced: IntGauge,
+    /// Times that it was.
+    pub(crate) fences: IntCounter,
     to_room: IntCounter,
     to_user: IntCounter,
     to_all: IntCounter,
@@ -90,6 +96,12 @@ impl BridgeMetrics {
             )?,
             link_up: gauge("controller_link_up", "1 while the node is registered with a controller.")?,
             link_losses: counter("controller_link_losses_total", "Links to a controller that were lost.")?,
+            lease_held: gauge(
+                "lease_held",
+                "1 while the node's registration is alive, or there is no registry.",
+            )?,
+            fenced: gauge("fenced", "1 while the node is cut off from all others and takes no clients.")?,
+            fences: counter("fences_total", "Times that the node was cut off and closed its clients.")?,
             to_room: deliveries.with_label_values(&["room"]),
             to_user: deliveries.with_label_values(&["user"]),
             to_all: deliveries.with_label_values(&["broadcast"]),

@@ -169,6 +169,8 @@ fn prepare(settings: Settings) -> anyhow::Result<Prepared> {
     let incarnation = unix_micros() as u64;
     let stats = handles.iter().map(|handle| Arc::clone(&handle.stats)).collect();
     let status = Arc::new(NodeStatus::new(settings.node_id.to_string(), incarnation, stats));
+    // Until it is registered. The shards answer before the bridge is there.
+    status.set_starting(settings.etcd.is_some());
     Ok(Prepared { settings, incarnation, clock: Clock::start(), status, handles, ends })
 }
 

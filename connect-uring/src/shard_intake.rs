@@ -142,6 +142,7 @@ impl Intake {
                     self.draining = true;
                     return Some(Input::Drain { until_ms: now.monotonic_ms + over_ms });
                 }
+                ToShard::Fence(on) => return Some(Input::Fence { on }),
                 item @ ToShard::ChangeRooms { .. } => {
                     self.current = Some(item);
                     return self.change_rooms();

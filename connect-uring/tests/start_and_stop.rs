@@ -22,7 +22,7 @@ fn settings(id: &str, driver: DriverChoice) -> Settings {
         metrics_port: 0,
         shards: 2,
         driver,
-        controller_address: "127.0.0.1:1".to_owned(),
+        controller_address: vec!["127.0.0.1:1".to_owned()],
         ..Settings::default()
     }
 }
@@ -65,6 +65,8 @@ fn serves_and_stops(driver: DriverChoice, name: &str) {
         assert!(stats.contains(&format!("\"node_id\":\"{id}\"")), "{stats}");
         assert!(stats.contains(&format!("\"driver\":\"{name}\"")), "{stats}");
         assert!(get(node.http_addr, "/client.html").contains("<!doctype html>"));
+        let nodes = get(node.http_addr, "/nodes");
+        assert!(nodes.starts_with("HTTP/1.1 503 ") && nodes.contains("Retry-After: "), "{nodes}");
         let refused = get(node.http_addr, "/ws?user_id=a&room_id=b");
         assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("Retry-After"), "{refused}");
         let metrics = get(node.metrics_addr, "/metrics");

@@ -147,6 +147,11 @@ fn node(args: &Args, file: &File, n: u16) -> Result<connect_uring::Settings, Set
     connect.http_port = Some(ports::counted_from(connect.http_port, n, own.http));
     connect.grpc_port = Some(ports::counted_from(connect.grpc_port, n, own.grpc));
     connect.metrics_port = Some(ports::counted_from(connect.metrics_port, n, own.metrics));
+    // The page moves between the nodes of this machine by what `/nodes` tells it. A port that the kernel is to choose
+    // cannot be told.
+    if let Some(port) = connect.http_port.filter(|&port| port != 0) {
+        connect.public_ws_url.get_or_insert_with(|| format!("ws://localhost:{port}/ws"));
+    }
     connect.shards.get_or_insert_with(|| shards_a_node(cores(), args.nodes));
     let mut settings = connect_uring::Settings::from_file(&file)?;
     settings.driver = args.driver.unwrap_or(settings.driver);
@@ -194,10 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn nodes_tell_a_page_on_this_machine_where_they_are() {
+        let urls =
+            |plan: Plan| -> Vec<String> { plan.nodes.into_iter().map(|node| node.public_ws_url).collect() };
+        let expected = ["ws://localhost:8080/ws", "ws://localhost:8081/ws"];
+        assert_eq!(urls(plan(&["--nodes", "2"], "").unwrap()), expected);
+        let told = "connect: {public_ws_url: 'wss://push.example.org/ws'}";
+        assert_eq!(urls(plan(&[], told).unwrap()), ["wss://push.example.org/ws"]);
+    }
+
+    #[test]
     fn services_meet_at_the_controllers_port() {
         let plan = plan(&[], "{server: {port: 20001}, push: {controller_address: 'elsewhere:5'}}").unwrap();
-        assert_eq!(plan.push.controller_address, "127.0.0.1:20001");
-        assert_eq!(plan.nodes[0].controller_address, "127.0.0.1:20001");
+        assert_eq!(plan.push.controller_address, ["127.0.0.1:20001"]);
+        assert_eq!(plan.nodes[0].controller_address, ["127.0.0.1:20001"]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum CloseReason {
     PongTimeout,
     /// The client read slower than it was sent to, past its outbox's bound.
     Slow,
+    /// The node is cut off from all others: no push would reach the client here.
+    Fenced,
     /// The client closed first. No code of ours: its own is sent back.
     PeerClosed,
     /// The connection broke without a close. No code: nothing can be sent.
@@ -62,7 +64,7 @@ const RECONNECT: bool = true;
 
 /// The table, in the order of the variants.
 #[rustfmt::skip]
-const TABLE: [Row; 14] = [
+const TABLE: [Row; 15] = [
     row(CloseReason::Normal,          Some(1000), "normal",           STAY,      "bye"),
     row(CloseReason::GoingAway,       Some(1001), "going_away",       RECONNECT, "going away"),
     row(CloseReason::ProtocolError,   Some(1002), "protocol_error",   STAY,      "protocol error"),
@@ -75,6 +77,7 @@ const TABLE: [Row; 14] = [
     row(CloseReason::TryLater,        Some(1013), "try_later",        RECONNECT, "try again later"),
     row(CloseReason::PongTimeout,     Some(4000), "pong_timeout",     RECONNECT, "no pong in time"),
     row(CloseReason::Slow,            Some(4001), "slow",             RECONNECT, "too slow: messages were waiting past the bound"),
+    row(CloseReason::Fenced,          Some(4002), "fenced",           RECONNECT, "the node is cut off: connect to another"),
     row(CloseReason::PeerClosed,      None,       "peer_closed",      STAY,      ""),
     row(CloseReason::ConnectionLost,  None,       "connection_lost",  RECONNECT, ""),
 ];

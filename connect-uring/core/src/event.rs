@@ -92,6 +92,12 @@ pub enum Input<'a> {
         /// When the last session is to be closed, in monotonic milliseconds.
         until_ms: u64,
     },
+    /// The node is cut off from all others, or is so no longer. While it is: no new sessions; those that are there
+    /// are closed at once.
+    Fence {
+        /// Whether it is.
+        on: bool,
+    },
 }
 
 /// What was decided of a join.
@@ -270,11 +276,14 @@ pub enum HttpRequest {
     Health,
     /// `GET /stats`.
     Stats,
+    /// `GET /nodes`.
+    Nodes,
     /// `GET /` or `GET /client.html`.
     Page,
 }
 
-/// An HTTP answer. The core writes the head (with CORS and `Connection: close`) and ends the connection.
+/// An HTTP answer. The core writes the head (with CORS, `Connection: close`, and Retry-After where the status is 503)
+/// and ends the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpAnswer {
     /// The status code.

@@ -50,6 +50,8 @@ pub enum RequestPath {
     Health,
     /// `/stats`.
     Stats,
+    /// `/nodes`.
+    Nodes,
     /// `/` and `/client.html`.
     Page,
     /// Nothing that is served: [`Refusal::not_found`].
@@ -132,6 +134,7 @@ fn judge(request: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         "/echo" => RequestPath::Echo,
         "/health" => RequestPath::Health,
         "/stats" => RequestPath::Stats,
+        "/nodes" => RequestPath::Nodes,
         "/" | "/client.html" => RequestPath::Page,
         _ => RequestPath::Unknown,
     };
@@ -399,6 +402,8 @@ mod tests {
             ("/health", RequestPath::Health),
             ("/health?verbose", RequestPath::Health),
             ("/stats", RequestPath::Stats),
+            ("/nodes", RequestPath::Nodes),
+            ("/nodes/", RequestPath::Unknown),
             ("/", RequestPath::Page),
             ("/?room=r", RequestPath::Page),
             ("/client.html", RequestPath::Page),

@@ -53,7 +53,8 @@ impl Refusal {
 
     /// No such path: 404.
     pub fn not_found() -> Self {
-        Self::new(404, "not_found", "there is nothing at this path: /ws, /health, /stats and / are served")
+        let message = "there is nothing at this path: /ws, /health, /stats, /nodes and / are served";
+        Self::new(404, "not_found", message)
     }
 
     /// A WebSocket path was asked for without an upgrade, and would have been granted: 426.

@@ -4,7 +4,8 @@
 //! shard. Talks to: the driver, which calls it; `session`, `room`, `outbox`, `delivery`, `deadlines`.
 //!
 //! The parts of a life stand in files of their own: `admission` (request and join), `conversation` (a live
-//! WebSocket), `presence` (rooms, users, snapshots), `fan_out` (pushes), `departure` (close and end), `drain`.
+//! WebSocket), `presence` (rooms, users, snapshots), `fan_out` (pushes), `departure` (close and end), `drain`,
+//! `fence`.
 
 mod admission;
 #[cfg(any(debug_assertions, feature = "checks"))]
@@ -13,6 +14,7 @@ mod conversation;
 mod departure;
 mod drain;
 mod fan_out;
+mod fence;
 mod presence;
 
 use std::rc::Rc;
@@ -54,13 +56,14 @@ pub struct Shard {
     counters: Counters,
     /// Whether all that others said was told before the deadlines that are handled now.
     on_time: bool,
-    /// State of the generator behind the pings' jitter.
+    /// State of the generator behind the jitter of pings and of what refused clients wait.
     jitter: u64,
     /// The one ping that all sessions are sent.
     ping: Rc<Parcel>,
     /// An idle reader, lent to each session that has nothing unfinished.
     spare_reader: Box<MessageReader>,
     drain: Option<Drain>,
+    fenced: bool,
     /// Kept between wake-ups for their memory: slots that fell due, users not to be sent a push.
     due: Vec<Due>,
     excluded: Vec<u32>,
@@ -101,6 +104,7 @@ impl Shard {
             ping: Parcel::own(frame::ping_frame()),
             spare_reader: Box::default(),
             drain: None,
+            fenced: false,
             due: Vec::new(),
             excluded: Vec::new(),
             limits,
@@ -180,6 +184,10 @@ impl Shard {
             }
             Input::Drain { until_ms } => {
                 self.begin_drain(until_ms, out);
+                None
+            }
+            Input::Fence { on } => {
+                self.fence(on, out);
                 None
             }
         }

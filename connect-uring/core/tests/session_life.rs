@@ -106,6 +106,13 @@ fn close_code(frame: &[u8]) -> Option<u16> {
     frame.get(2..4).map(|code| u16::from_be_bytes([code[0], code[1]]))
 }
 
+/// What a refused client is told to wait, in seconds.
+fn retry_after(answer: &[u8]) -> u32 {
+    let text = String::from_utf8_lossy(answer);
+    let value = text.lines().find_map(|line| line.strip_prefix("Retry-After: ")).expect("a time to wait");
+    value.parse().expect("seconds")
+}
+
 fn ends(out: &Outputs) -> usize {
     out.control.iter().filter(|event| matches!(event, ControlEvent::End { .. })).count()
 }
@@ -157,6 +164,19 @@ fn refused_joins_are_told_why_and_are_over() {
 }
 
 #[test]
+fn clients_that_are_refused_together_are_not_told_to_come_back_together() {
+    let mut bench = Bench::new(Limits::default());
+    let mut clients = [0; 5];
+    for _ in 0..400 {
+        let session = bench.request(&format!("GET /ws?user_id=u&room_id=r HTTP/1.1\r\n{UPGRADE}"));
+        bench.answer(session, JoinDecision::Unavailable);
+        clients[retry_after(&bench.write(session)) as usize] += 1;
+    }
+    assert_eq!(clients[0], 0, "nobody comes back at once: {clients:?}");
+    assert!(clients[1..].iter().all(|&clients| clients > 50), "{clients:?}");
+}
+
+#[test]
 fn a_join_that_nobody_answers_ends_after_its_time() {
     let mut bench = Bench::new(Limits::default());
     let session = bench.request(&format!("GET /ws?user_id=u&room_id=r HTTP/1.1\r\n{UPGRADE}"));
@@ -202,6 +222,13 @@ fn a_plain_request_is_answered_by_the_driver_and_the_connection_ends() {
 
     let session = bench.request(&format!("GET /echo HTTP/1.1\r\n{UPGRADE}"));
     assert!(bench.write(session).starts_with(b"HTTP/1.1 404 "), "there is no /echo unless asked for");
+
+    let session = bench.request("GET /nodes HTTP/1.1\r\nHost: ringcast\r\n\r\n");
+    assert_eq!(bench.out.http, [(session, HttpRequest::Nodes)]);
+    let answer =
+        HttpAnswer { status: 503, content_type: "application/json", body: Bytes::from_static(b"{}") };
+    bench.handle(Input::HttpAnswered { session, answer });
+    assert!((1..=4).contains(&retry_after(&bench.write(session))));
 }
 
 #[test]
@@ -351,6 +378,36 @@ fn a_drain_is_spread_over_its_time_and_takes_nobody_new() {
         bench.handle(Input::Gone { session });
     }
     assert!(bench.shard.is_drained());
+}
+
+#[test]
+fn a_fence_closes_all_at_once_and_takes_nobody_until_it_is_down() {
+    let mut bench = Bench::new(Limits { echo: Some(Limits::ECHO), ..Limits::default() });
+    let sessions: Vec<_> = (0..20).map(|n| bench.join(&format!("u{n}"), "r")).collect();
+    let echo = bench.request(&format!("GET /echo HTTP/1.1\r\n{UPGRADE}"));
+    bench.write(echo);
+    let waiting = bench.request(&format!("GET /ws?user_id=u&room_id=r HTTP/1.1\r\n{UPGRADE}"));
+    bench.handle(Input::Fence { on: true });
+    assert_eq!((ends(&bench.out), bench.out.writable.len()), (21, 22), "the open join is withdrawn, too");
+    for &session in sessions.iter().chain([&echo]) {
+        assert_eq!(close_code(&bench.write(session)), CloseReason::Fenced.code());
+    }
+    assert!(retry_after(&bench.write(waiting)) > 0);
+    assert_eq!(bench.shard.counters().closes[CloseReason::Fenced as usize], 21);
+    bench.answer(waiting, JoinDecision::Accepted);
+    assert_eq!(bench.shard.counters().joined, 0, "an answer that comes too late lets nobody in");
+    for path in ["/ws?user_id=u&room_id=r", "/echo"] {
+        let refused = bench.request(&format!("GET {path} HTTP/1.1\r\n{UPGRADE}"));
+        assert!(bench.out.control.is_empty(), "the controller is not asked");
+        assert!(bench.write(refused).starts_with(b"HTTP/1.1 503 "));
+    }
+    let health = bench.request("GET /health HTTP/1.1\r\nHost: ringcast\r\n\r\n");
+    assert_eq!(bench.out.http, [(health, HttpRequest::Health)]);
+    bench.handle(Input::Fence { on: true });
+    assert!(bench.out.writable.is_empty(), "the same word again changes nothing");
+
+    bench.handle(Input::Fence { on: false });
+    bench.join("u", "r");
 }
 
 #[test]

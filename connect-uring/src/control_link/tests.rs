@@ -2,6 +2,7 @@ use super::*;
 use crate::bridge::FromShard;
 use crate::fake_shards::{FakeNode, FakeShard, PATIENCE, session};
 use connect_core::{CensusChange, SessionInfo, Target};
+use registry::{Directory, Lease};
 use ringcast_proto::UserId;
 use ringcast_proto::pubsub::node_link_service_server::{NodeLinkService, NodeLinkServiceServer};
 use ringcast_proto::pubsub::node_message::Message as Said;
@@ -83,17 +84,26 @@ impl Link {
     /// The next link, up to its registration and the shards' being asked.
     async fn accept(links: &mut mpsc::Receiver<Self>, shards: &mut [FakeShard]) -> Self {
         let mut link = timeout(PATIENCE, links.recv()).await.expect("no link").unwrap();
-        match link.next().await {
-            Some(Said::Register(register)) => assert_eq!(register.node_id, "node-1"),
+        link.register(shards).await;
+        link
+    }
+
+    /// Reads the registration and answers it; gives the link's number.
+    async fn register(&mut self, shards: &mut [FakeShard]) -> u64 {
+        let number = match self.next().await {
+            Some(Said::Register(register)) => {
+                assert_eq!(register.node_id, "node-1");
+                register.link
+            }
             other => panic!("no registration but {other:?}"),
-        }
+        };
         let registered = NodeRegistered { controller_id: "controller".to_owned(), lease_ms: 10_000 };
-        link.answer(Message::Registered(registered)).await;
+        self.answer(Message::Registered(registered)).await;
         for shard in shards {
             assert!(matches!(shard.next().await, ToShard::ControllerReachable(true)));
             assert!(matches!(shard.next().await, ToShard::Snapshot));
         }
-        link
+        number
     }
 
     /// Reads snapshot parts up to the last; gives the sessions' ids in order.
@@ -220,9 +230,6 @@ async fn a_new_link_begins_with_a_snapshot_and_events_from_before_it_are_left_ou
     node.shards[0].say_control([join(0, 1)]);
     link.batch().await;
     drop(link);
-    for shard in &mut node.shards {
-        assert!(matches!(shard.next().await, ToShard::ControllerReachable(false)));
-    }
     node.shards[0].say_control([ControlEvent::End { session: session(0, 8) }]);
     let mut link = Link::accept(&mut links, &mut node.shards).await;
     // Said before the shard came to its snapshot, which contains it.
@@ -310,7 +317,116 @@ async fn a_controller_that_is_silent_is_given_up() {
     link.answer(Message::Heartbeat(ControllerHeartbeat {})).await;
     let second = timeout(Duration::from_secs(60), links.recv()).await;
     assert!(second.expect("the silent controller was kept").is_some());
+    // It does not answer this time either: joins do not wait for ever.
     assert!(matches!(node.shards[0].next().await, ToShard::ControllerReachable(false)));
+}
+
+#[tokio::test]
+async fn a_node_moves_to_another_controller_and_a_join_under_way_is_answered_there() {
+    let (first, second) = (controller().await, controller().await);
+    let directory = Directory::fixed(vec![first.0, second.0]);
+    let mut node = FakeNode::with(1, directory);
+    tokio::spawn(node.link.clone().run());
+    // By its name and chance the node comes to one of them.
+    let (mut lost, mut left) = (first.1, second.1);
+    let mut link = tokio::select! {
+        link = lost.recv() => link.unwrap(),
+        link = left.recv() => {
+            std::mem::swap(&mut lost, &mut left);
+            link.unwrap()
+        }
+    };
+    let number = link.register(&mut node.shards).await;
+    node.shards[0].say_control([snapshot(vec![info(0, 1)])]);
+    assert_eq!(link.snapshot().await, [session(0, 1).as_u64()]);
+    node.shards[0].say_control([join(0, 5)]);
+    assert_eq!(link.batch().await.events.len(), 1);
+    // The controller goes with all that it knew.
+    drop((link, lost));
+
+    let mut link = timeout(PATIENCE, left.recv()).await.expect("no link").unwrap();
+    assert!(link.register(&mut node.shards).await > number, "a later link has a larger number");
+    // The shard asks again for what is open, as it does behind every snapshot.
+    node.shards[0].say_control([snapshot(vec![info(0, 1)]), join(0, 5)]);
+    assert_eq!(link.snapshot().await, [session(0, 1).as_u64()], "the session stayed");
+    let batch = link.batch().await;
+    assert!(matches!(&batch.events[0].event, Some(Event::Join(_))), "{batch:?}");
+    let decision = pubsub::JoinDecision::Accepted as i32;
+    let answer = JoinAnswer { session_id: session(0, 5).as_u64(), decision, message: String::new() };
+    link.answer(Message::JoinAnswers(JoinAnswers { answers: vec![answer] })).await;
+    match node.shards[0].next().await {
+        ToShard::JoinAnswered { session: answered, decision } => {
+            assert_eq!((answered, decision), (session(0, 5), JoinDecision::Accepted));
+        }
+        other => panic!("a join was refused in between: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn joins_are_refused_when_no_controller_is_found() {
+    let (mut node, link, links) = linked().await;
+    drop((link, links));
+    for shard in &mut node.shards {
+        assert!(matches!(shard.next().await, ToShard::ControllerReachable(false)));
+    }
+}
+
+#[tokio::test]
+async fn a_controller_is_called_only_when_the_nodes_id_is_its_own() {
+    let (address, mut links) = controller().await;
+    let mut node = FakeNode::start(1, &address);
+    node.lease.send_replace(Lease::Waiting);
+    node.status.set_starting(true);
+    let running = tokio::spawn(node.link.clone().run());
+    assert!(timeout(Duration::from_millis(300), links.recv()).await.is_err());
+    let renewed = std::time::Instant::now();
+    node.lease.send_replace(Lease::Held { renewed });
+    let link = Link::accept(&mut links, &mut node.shards).await;
+    node.lease.send_replace(Lease::Lost { renewed });
+    link.answer(Message::Heartbeat(ControllerHeartbeat {})).await;
+    assert!(timeout(Duration::from_millis(300), links.recv()).await.is_err(), "the link was given up");
+    node.lease.send_replace(Lease::Taken);
+    let error = timeout(PATIENCE, running).await.expect("the node goes on").unwrap().unwrap_err().to_string();
+    assert!(error.starts_with("NODE_ID = node-1: another live node has this id"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_cut_off_closes_its_clients_and_opens_with_the_first_sign_of_life() {
+    let (mut node, link, mut links) = linked().await;
+    let cut = Instant::now();
+    tokio::spawn(node.fence_watch().run());
+    // From now on the controller hangs, as at the other end of a cut cable: it takes links and says nothing.
+    let fenced = loop {
+        match node.shards[0].next_within(2 * PATIENCE).await {
+            ToShard::Fence(on) => break on,
+            ToShard::ControllerReachable(reachable) => assert!(!reachable),
+            other => panic!("the shard is told {other:?}"),
+        }
+    };
+    // What the controller said last was a moment before.
+    assert!(fenced && cut.elapsed() > Duration::from_millis(7900) && cut.elapsed() < Duration::from_secs(9));
+    drop(link);
+    let health = node.status.answer(connect_core::HttpRequest::Health);
+    assert_eq!((health.status, &health.body[..]), (503, &br#"{"status":"fenced"}"#[..]));
+    // The node calls again and again, and is answered at last.
+    tokio::spawn(async move {
+        let mut answered = Vec::new();
+        while let Some(link) = links.recv().await {
+            let registered = NodeRegistered { controller_id: "controller".to_owned(), lease_ms: 10_000 };
+            let message = ControllerMessage { message: Some(Message::Registered(registered)) };
+            // The node may have given this one up.
+            let _ = link.answers.send(Ok(message)).await;
+            answered.push(link);
+        }
+    });
+    loop {
+        match node.shards[0].next().await {
+            ToShard::Fence(on) => break assert!(!on),
+            ToShard::ControllerReachable(_) | ToShard::Snapshot => {}
+            other => panic!("the shard is told {other:?}"),
+        }
+    }
+    assert_eq!(node.status.answer(connect_core::HttpRequest::Health).status, 200);
 }
 
 #[tokio::test]

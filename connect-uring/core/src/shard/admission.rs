@@ -13,8 +13,12 @@ use crate::handshake::{
 use crate::session::{Asked, Phase};
 use crate::shard::Shard;
 
-/// What a refused client is told to wait, in seconds.
-const RETRY_AFTER_S: u32 = 2;
+/// The status of what may be had later.
+const UNAVAILABLE: u16 = 503;
+
+/// A client that may come back later is told to wait for 1 to so many seconds, so that those who are refused together
+/// do not come back together.
+const RETRY_AFTER_S: u64 = 4;
 
 impl Shard {
     /// Bytes came from the peer, in whatever phase.
@@ -35,7 +39,7 @@ impl Shard {
                 }
                 if asked.early.len() + bytes.len() > self.limits.early_bytes {
                     let told = Refusal::new(400, "too_early", "wait for the 101 before sending that much");
-                    self.refuse(slot, &told, out);
+                    self.refuse(slot, told, out);
                     return;
                 }
                 asked.early.extend_from_slice(bytes);
@@ -54,7 +58,7 @@ impl Shard {
     fn read_request(&mut self, slot: u32, head: &[u8], out: &mut Outputs) {
         match read_head(head, self.limits.head_bytes) {
             Head::Incomplete => self.table[slot].phase = Phase::Head(Some(Box::new(head.to_vec()))),
-            Head::Refused(refusal) => self.refuse(slot, &refusal, out),
+            Head::Refused(refusal) => self.refuse(slot, refusal, out),
             Head::Request { request: Request { path, upgrade }, consumed } => match path {
                 RequestPath::WebSocket(query) => {
                     self.ask_to_join(slot, query, upgrade, &head[consumed..], out)
@@ -62,8 +66,9 @@ impl Shard {
                 RequestPath::Echo => self.open_echo(slot, upgrade, &head[consumed..], out),
                 RequestPath::Health => self.ask_driver(slot, HttpRequest::Health, out),
                 RequestPath::Stats => self.ask_driver(slot, HttpRequest::Stats, out),
+                RequestPath::Nodes => self.ask_driver(slot, HttpRequest::Nodes, out),
                 RequestPath::Page => self.ask_driver(slot, HttpRequest::Page, out),
-                RequestPath::Unknown => self.refuse(slot, &Refusal::not_found(), out),
+                RequestPath::Unknown => self.refuse(slot, Refusal::not_found(), out),
             },
         }
     }
@@ -76,13 +81,12 @@ impl Shard {
         early: &[u8],
         out: &mut Outputs,
     ) {
-        if self.drain.is_some() {
-            self.refuse(slot, &draining(), out);
+        if self.turn_away(slot, out) {
             return;
         }
         if upgrade.is_some() && early.len() > self.limits.early_bytes {
             let told = Refusal::new(400, "too_early", "wait for the 101 before sending that much");
-            self.refuse(slot, &told, out);
+            self.refuse(slot, told, out);
             return;
         }
         let early = if upgrade.is_some() { early.to_vec() } else { Vec::new() };
@@ -115,7 +119,7 @@ impl Shard {
             return;
         }
         if let Some(refusal) = refusal_of(decision) {
-            self.refuse(slot, &refusal, out);
+            self.refuse(slot, refusal, out);
             return;
         }
         let Phase::Asked(asked) = std::mem::replace(phase, Phase::Ended) else { return };
@@ -123,7 +127,7 @@ impl Shard {
         let Some(upgrade) = upgrade else {
             // Put back for its end to be the end of a probe, of which the controller hears nothing.
             self.table[slot].phase = Phase::Asking;
-            self.refuse(slot, &Refusal::upgrade_required(), out);
+            self.refuse(slot, Refusal::upgrade_required(), out);
             return;
         };
         self.enter(slot, query, out);
@@ -132,16 +136,19 @@ impl Shard {
 
     fn open_echo(&mut self, slot: u32, upgrade: Option<AcceptKey>, early: &[u8], out: &mut Outputs) {
         if self.limits.echo.is_none() {
-            self.refuse(slot, &Refusal::not_found(), out);
-        } else if self.drain.is_some() {
-            self.refuse(slot, &draining(), out);
-        } else if let Some(upgrade) = upgrade {
-            self.table[slot].phase = Phase::Echo(None);
-            self.counters.echoing += 1;
-            self.switch_protocols(slot, upgrade, early, out);
-        } else {
-            self.refuse(slot, &Refusal::upgrade_required(), out);
+            self.refuse(slot, Refusal::not_found(), out);
+            return;
         }
+        if self.turn_away(slot, out) {
+            return;
+        }
+        let Some(upgrade) = upgrade else {
+            self.refuse(slot, Refusal::upgrade_required(), out);
+            return;
+        };
+        self.table[slot].phase = Phase::Echo(None);
+        self.counters.echoing += 1;
+        self.switch_protocols(slot, upgrade, early, out);
     }
 
     /// The session is a WebSocket from here on.
@@ -165,13 +172,36 @@ impl Shard {
             self.counters.stale += 1;
             return;
         }
-        self.answer(slot, http_response(answer.status, answer.content_type, &answer.body, &[]).into(), out);
+        let wait = (answer.status == UNAVAILABLE).then(|| self.retry_after_s().to_string());
+        let extra: Vec<_> = wait.iter().map(|seconds| ("Retry-After", seconds.as_str())).collect();
+        let response = http_response(answer.status, answer.content_type, &answer.body, &extra);
+        self.answer(slot, response.into(), out);
     }
 
-    /// Says no, and why.
-    fn refuse(&mut self, slot: u32, refusal: &Refusal, out: &mut Outputs) {
+    /// Refuses whoever wants to join where no new sessions are taken. Returns whether it did.
+    pub(super) fn turn_away(&mut self, slot: u32, out: &mut Outputs) -> bool {
+        let refusal = if self.drain.is_some() {
+            Refusal::new(UNAVAILABLE, "draining", "this node is being stopped: connect to another")
+        } else if self.fenced {
+            Refusal::new(UNAVAILABLE, "fenced", "this node is cut off: connect to another")
+        } else {
+            return false;
+        };
+        self.refuse(slot, refusal, out);
+        true
+    }
+
+    fn retry_after_s(&mut self) -> u32 {
+        1 + self.next_jitter(RETRY_AFTER_S) as u32
+    }
+
+    /// Says no, why, and when to come back.
+    fn refuse(&mut self, slot: u32, mut refusal: Refusal, out: &mut Outputs) {
         if refusal.status >= 400 {
             self.counters.count_refusal(refusal.status);
+        }
+        if refusal.status == UNAVAILABLE {
+            refusal = refusal.with_retry_after(self.retry_after_s());
         }
         self.withdraw_join(slot, out);
         self.answer(slot, refusal.response().into(), out);
@@ -192,19 +222,9 @@ impl Shard {
 
     /// The controller or the driver did not answer in time.
     pub(super) fn answer_timed_out(&mut self, slot: u32, out: &mut Outputs) {
-        let refusal = Refusal::new(503, "no_answer", "the answer took too long: try again");
-        self.refuse(slot, &refusal.with_retry_after(RETRY_AFTER_S), out);
+        let refusal = Refusal::new(UNAVAILABLE, "no_answer", "the answer took too long: try again");
+        self.refuse(slot, refusal, out);
     }
-
-    /// A drain began: joins that are not answered yet are not waited for.
-    pub(super) fn refuse_for_drain(&mut self, slot: u32, out: &mut Outputs) {
-        self.refuse(slot, &draining(), out);
-    }
-}
-
-fn draining() -> Refusal {
-    Refusal::new(503, "draining", "this node is being stopped: connect to another")
-        .with_retry_after(RETRY_AFTER_S)
 }
 
 /// What a client is told of a decision; `None`: it is accepted.
@@ -212,10 +232,9 @@ fn refusal_of(decision: JoinDecision) -> Option<Refusal> {
     match decision {
         JoinDecision::Accepted => None,
         JoinDecision::RoomFull => Some(Refusal::new(409, "room_full", "the room has no seat left")),
-        JoinDecision::Unavailable => Some(
-            Refusal::new(503, "unavailable", "joins cannot be decided now: try again")
-                .with_retry_after(RETRY_AFTER_S),
-        ),
+        JoinDecision::Unavailable => {
+            Some(Refusal::new(UNAVAILABLE, "unavailable", "joins cannot be decided now: try again"))
+        }
         JoinDecision::Invalid => {
             Some(Refusal::new(400, "invalid_join", "the user, room or name is not valid"))
         }

@@ -38,7 +38,7 @@ impl Shard {
         if !begun {
             for slot in 0..self.table.slots() {
                 if matches!(self.table[slot].phase, Phase::Asked(_)) {
-                    self.refuse_for_drain(slot, out);
+                    self.turn_away(slot, out);
                 }
             }
         }

@@ -39,6 +39,7 @@ impl World {
             930..950 => self.stale(),
             950..953 => self.flood_before_join(),
             953..960 => self.burst(),
+            960..970 => self.fence(),
             _ => {}
         }
         if self.rng.u8(..3) > 0 {
@@ -110,15 +111,19 @@ impl World {
 
     /// Notes what the bytes that have come by now must lead to.
     fn arrive(&mut self, id: SessionId) {
-        let (now_ms, draining) = (self.now_ms, self.drain_until_ms.is_some());
+        let (now_ms, closed) = (self.now_ms, self.drain_until_ms.is_some() || self.fenced);
         let place = self.find(id).expect("a session that is there");
         let peer = &mut self.peers[place];
         if peer.stage == Stage::Head {
             let Some(Effect::Request) = peer.next_effect() else { return };
             peer.expected_status = Some(503);
             match peer.kind {
-                Kind::Join | Kind::Probe | Kind::Stalled if draining => peer.start(Stage::Over, now_ms),
-                Kind::Echo if draining => peer.start(Stage::Over, now_ms),
+                Kind::Join | Kind::Probe | Kind::Stalled | Kind::Echo if closed => {
+                    peer.start(Stage::Over, now_ms);
+                    if self.fenced {
+                        self.hits.hit(Fault::RefusedByFence);
+                    }
+                }
                 Kind::Join | Kind::Probe | Kind::Plain => peer.must_ask = true,
                 Kind::Echo => {
                     peer.expected_status = Some(101);
@@ -252,6 +257,21 @@ impl World {
                 self.handle(Context::Drain, Input::Drain { until_ms });
             }
         }
+    }
+
+    /// The node is cut off for a while, seldom.
+    fn fence(&mut self) {
+        if !self.fenced && self.rng.u8(..32) > 0 {
+            return;
+        }
+        self.fenced = !self.fenced;
+        self.handle(Context::Fence, Input::Fence { on: self.fenced });
+        let left = self.peers.iter().filter(|peer| match peer.stage {
+            Stage::Live => peer.kind != Kind::Echo,
+            stage => stage == Stage::Asked,
+        });
+        assert!(!self.fenced || left.count() == 0, "a fence leaves nobody");
+        assert_eq!(self.shard.counters().echoing * u64::from(self.fenced), 0);
     }
 
     fn deliver(&mut self, size: usize, shed: bool) {

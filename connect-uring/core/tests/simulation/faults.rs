@@ -55,6 +55,8 @@ faults!(
     ShardBehind,
     DrainInBurst,
     RefusedByDrain,
+    Fenced,
+    RefusedByFence,
     StaleInput,
     DroppedClosed,
     EchoedMessage,

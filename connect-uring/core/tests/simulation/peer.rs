@@ -170,7 +170,7 @@ impl Peer {
             Kind::Probe => format!("GET {path} HTTP/1.1\r\nHost: ringcast\r\n\r\n").into_bytes(),
             Kind::Echo => format!("GET /echo HTTP/1.1\r\n{UPGRADE}").into_bytes(),
             Kind::Plain => {
-                let path = ["/health", "/stats", "/", "/client.html"][rng.usize(..4)];
+                let path = ["/health", "/stats", "/nodes", "/", "/client.html"][rng.usize(..5)];
                 format!("GET {path} HTTP/1.1\r\nHost: ringcast\r\n\r\n").into_bytes()
             }
             Kind::Garbage => match rng.u8(..5) {

@@ -28,6 +28,7 @@ pub(crate) enum Context {
     Deliver,
     Deadline,
     Drain,
+    Fence,
     Snapshot,
     Other,
 }
@@ -45,6 +46,7 @@ pub(crate) struct World {
     pub(crate) writable: Vec<SessionId>,
     pub(crate) stale: Vec<SessionId>,
     pub(crate) drain_until_ms: Option<u64>,
+    pub(crate) fenced: bool,
     /// Until then sessions may last longer than they should: the shard was behind.
     deferred_until_ms: u64,
     /// Where the answer to a change of rooms, a snapshot and its open joins are gathered.
@@ -80,6 +82,7 @@ impl World {
             writable: Vec::new(),
             stale: Vec::new(),
             drain_until_ms: None,
+            fenced: false,
             deferred_until_ms: 0,
             rooms_changed: None,
             snapshot: Vec::new(),
@@ -221,7 +224,10 @@ impl World {
                 (Stage::Live | Stage::Over, _) => {}
                 (Stage::Head, Kind::Garbage) => peer.start(Stage::Over, now_ms),
                 (Stage::Asked | Stage::Asking, _) => {
-                    assert!(matches!(context, Context::Deadline | Context::Drain), "nobody answered that");
+                    assert!(
+                        matches!(context, Context::Deadline | Context::Drain | Context::Fence),
+                        "nobody answered that"
+                    );
                     peer.start(Stage::Over, now_ms);
                     self.hits.hit(Fault::JoinNeverAnswered);
                 }
@@ -302,6 +308,7 @@ impl World {
                 assert!(silent || draining, "a session ended without a reason");
                 (DropReason::Closed, (!draining).then_some(Fault::PongTimeout))
             }
+            Context::Fence => (DropReason::Closed, Some(Fault::Fenced)),
             Context::Snapshot | Context::Other => panic!("a session ended without a reason"),
         };
         self.left.push(id);
