@@ -28,9 +28,11 @@ Exit codes (of several pushes, the highest):
   1  not delivered: nobody is there, or all were dropped, or what became of it is not known
   2  the command line is wrong
   3  refused: the push manager answered an error
-  4  unreachable: no push manager could be reached, or the connection was lost before the answer
+  4  unreachable: no push manager could be reached; or unknown: the push was handed over and never answered for
 
-A push is tried again only where the connection was refused, so that nothing is ever pushed twice.";
+Several push managers take turns, from one on that chance chooses. A push is tried at another one only where it
+surely was not taken: no connection, or an answer that says so. So nothing is ever pushed twice; what was handed over
+and not answered for is unknown.";
 
 /// Push from the command line and see who got it.
 #[derive(Debug, Clone, clap::Parser)]
@@ -69,9 +71,15 @@ pub(crate) struct Args {
     /// One JSON object a push
     #[arg(long)]
     pub(crate) json: bool,
-    /// The push manager; the scheme is optional
-    #[arg(long, env = "PUSH_MANAGER_ADDRESS", value_name = "HOST:PORT", default_value = "localhost:50053")]
-    pub(crate) address: String,
+    /// The push managers, which take turns; repeated or with commas, the scheme is optional
+    #[arg(
+        long,
+        env = "PUSH_MANAGER_ADDRESS",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "localhost:50053"
+    )]
+    pub(crate) address: Vec<String>,
     /// How long to wait for the report, 1 to 60000; the push manager's default is 1000
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) deadline_ms: Option<u32>,
@@ -102,6 +110,9 @@ impl Action {
     }
 }
 
+/// How long the push manager waits for the report of a push that says nothing else, in milliseconds.
+const DEFAULT_DEADLINE_MS: u32 = 1_000;
+
 /// One push, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Push {
@@ -111,6 +122,18 @@ pub(crate) enum Push {
     User(PushToUserRequest),
     /// To everyone.
     Broadcast(BroadcastMessageRequest),
+}
+
+impl Push {
+    /// After how many milliseconds the push manager answers at the latest.
+    pub(crate) fn deadline_ms(&self) -> u32 {
+        let given = match self {
+            Self::Room(push) => push.deadline_ms,
+            Self::User(push) => push.deadline_ms,
+            Self::Broadcast(push) => push.deadline_ms,
+        };
+        if given == 0 { DEFAULT_DEADLINE_MS } else { given }
+    }
 }
 
 impl Args {
@@ -124,9 +147,13 @@ impl Args {
         target.as_deref().unwrap_or("everyone")
     }
 
-    /// Where the push manager is, as a URI.
-    pub(crate) fn uri(&self) -> String {
-        if self.address.contains("://") { self.address.clone() } else { format!("http://{}", self.address) }
+    /// Where the push managers are; a comma too many is no address.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.address
+            .iter()
+            .map(|address| address.trim().to_owned())
+            .filter(|address| !address.is_empty())
+            .collect()
     }
 
     /// The push that the flags describe; reads the payload.
@@ -317,11 +344,18 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_of_the_address_is_optional() {
-        let uri = |address: &str| {
-            parse(&format!("--action broadcast --message x --address {address}")).unwrap().uri()
-        };
-        assert_eq!(uri("push:1"), "http://push:1");
-        assert_eq!(uri("http://push:1"), "http://push:1");
+    fn there_may_be_several_addresses() {
+        let addresses =
+            |flags: &str| parse(&format!("--action broadcast --message x {flags}")).unwrap().addresses();
+        assert_eq!(addresses(""), ["localhost:50053"]);
+        assert_eq!(addresses("--address push:1"), ["push:1"]);
+        assert_eq!(addresses("--address a:1,http://b:2, --address c:3"), ["a:1", "http://b:2", "c:3"]);
+        assert!(addresses("--address ,").is_empty());
+    }
+
+    #[test]
+    fn a_push_without_a_deadline_has_the_push_managers() {
+        assert_eq!(push("--action broadcast --message x").deadline_ms(), 1_000);
+        assert_eq!(push("--action broadcast --message x --deadline-ms 70").deadline_ms(), 70);
     }
 }

@@ -1,10 +1,13 @@
 //! The business client: pushes from the command line and tells who got it.
 //!
-//! Owns: the schedule of the pushes. Talks to: `args` (what to push), `call` (the push manager), `print`.
+//! Owns: the schedule of the pushes. Talks to: `args` (what to push), `call` (the push managers), `print`.
 
 mod args;
 mod call;
+#[cfg(test)]
+mod call_tests;
 mod print;
+mod turns;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -33,9 +36,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: &Args, push: Push) -> ExitCode {
-    let client = Client::new(args.uri()).unwrap_or_else(|| {
-        exit_with(&SettingError::new("--address", &args.address, "give host:port, such as localhost:50053"))
-    });
+    let client = client(args).unwrap_or_else(|error| exit_with(&error));
     let started = Instant::now();
     let (sender, mut outcomes) = mpsc::channel(MAX_IN_FLIGHT);
     let schedule = Schedule { push, client, repeat: args.repeat, outcomes: sender };
@@ -57,6 +58,15 @@ async fn run(args: &Args, push: Push) -> ExitCode {
     ExitCode::from(summary.exit_code())
 }
 
+fn client(args: &Args) -> Result<Client, SettingError> {
+    const REMEDY: &str = "give host:port, such as localhost:50053, or several with commas";
+    let addresses = args.addresses();
+    if addresses.is_empty() {
+        return Err(SettingError::new("--address", args.address.join(","), REMEDY));
+    }
+    Client::new(&addresses).map_err(|address| SettingError::new("--address", address, REMEDY))
+}
+
 /// False: nobody reads any more.
 fn tell(text: &str) -> bool {
     std::io::stdout().lock().write_all(text.as_bytes()).is_ok()
@@ -71,7 +81,7 @@ struct Schedule {
 
 impl Schedule {
     /// Each waits for the one before.
-    async fn one_by_one(mut self) {
+    async fn one_by_one(self) {
         for number in 1..=self.repeat {
             let outcome = self.client.push(self.push.clone(), Instant::now()).await;
             if self.outcomes.send((number, outcome)).await.is_err() {
@@ -89,7 +99,7 @@ impl Schedule {
             tokio::time::sleep_until(due.into()).await;
             // The place for its outcome, taken beforehand, bounds what is in flight.
             let Ok(place) = self.outcomes.clone().reserve_owned().await else { return };
-            let (mut client, push) = (self.client.clone(), self.push.clone());
+            let (client, push) = (self.client.clone(), self.push.clone());
             tokio::spawn(async move { place.send((number, client.push(push, due).await)) });
         }
     }

@@ -18,7 +18,7 @@ pub(crate) fn exit_code(outcome: &Outcome) -> u8 {
         Ok(answer) if answer.success => 0,
         Ok(_) => 1,
         Err(Failure::Refused { .. }) => 3,
-        Err(Failure::Unreachable(_) | Failure::Lost(_)) => 4,
+        Err(Failure::Unreachable(_) | Failure::Unknown { .. }) => 4,
     }
 }
 
@@ -31,13 +31,24 @@ pub(crate) fn text(args: &Args, outcome: &Outcome) -> String {
             let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
             format!("{what}: refused: {}{reason}: {message}\n", code_name(*code))
         }
-        Err(Failure::Unreachable(error)) => {
-            format!("{what}: unreachable: no push manager at {}: {error}; nothing was pushed\n", args.address)
+        Err(Failure::Unreachable(asked)) => {
+            format!(
+                "{what}: unreachable: no push manager at {}; nothing was pushed\n",
+                reasons(asked, "; at ")
+            )
         }
-        Err(Failure::Lost(error)) => {
-            format!("{what}: no answer from {}: {error}; it may have been pushed\n", args.address)
+        Err(Failure::Unknown { address, why }) => {
+            format!(
+                "{what}: unknown: no answer from {address}: {why}; it may have been pushed, and is not sent again\n"
+            )
         }
     }
+}
+
+/// `a:1: Connection refused; at b:2: timed out`
+fn reasons(asked: &[(String, String)], between: &str) -> String {
+    let reasons: Vec<String> = asked.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+    reasons.join(between)
 }
 
 fn answer_text(what: &str, answer: &Answer, elapsed: Duration) -> String {
@@ -106,6 +117,7 @@ pub(crate) fn json(args: &Args, number: u64, outcome: &Outcome) -> String {
             line["success"] = json!(answer.success);
             line["message"] = json!(answer.message);
             line["message_id"] = json!(answer.message_id);
+            line["push_manager"] = json!(answer.address);
             line["report"] = json!({
                 "total": outcomes_json(&report.total.unwrap_or_default()),
                 "nodes": report.nodes.iter().map(|node| json!({
@@ -122,8 +134,12 @@ pub(crate) fn json(args: &Args, number: u64, outcome: &Outcome) -> String {
                 Failure::Refused { code, reason, message } => {
                     json!({ "kind": "refused", "code": code_name(*code), "reason": reason, "message": message })
                 }
-                Failure::Unreachable(error) => json!({ "kind": "unreachable", "message": error }),
-                Failure::Lost(error) => json!({ "kind": "lost", "message": error }),
+                Failure::Unreachable(asked) => {
+                    json!({ "kind": "unreachable", "message": reasons(asked, "; ") })
+                }
+                Failure::Unknown { address, why } => {
+                    json!({ "kind": "unknown", "push_manager": address, "message": why })
+                }
             };
         }
     }
@@ -144,6 +160,7 @@ pub(crate) struct Summary {
     /// Pushes that are over.
     pub(crate) pushes: u64,
     by_exit_code: [u64; 5],
+    unknown: u64,
     members: u64,
     written: u64,
     slowest: Duration,
@@ -155,6 +172,7 @@ impl Summary {
         self.pushes += 1;
         self.by_exit_code[usize::from(exit_code(outcome))] += 1;
         self.slowest = self.slowest.max(outcome.elapsed);
+        self.unknown += u64::from(matches!(outcome.answer, Err(Failure::Unknown { .. })));
         if let Ok(answer) = &outcome.answer {
             let total = answer.report.total.unwrap_or_default();
             self.members += total.members;
@@ -173,9 +191,11 @@ impl Summary {
         let [delivered, undelivered, _, refused, unreachable] = self.by_exit_code;
         format!(
             "{} pushes in {:.3} s: {delivered} delivered, {undelivered} not delivered, {refused} refused, \
-             {unreachable} unreachable; {} of {} sessions written; slowest {} ms\n",
+             {} unreachable, {} unknown; {} of {} sessions written; slowest {} ms\n",
             self.pushes,
             took.as_secs_f64(),
+            unreachable - self.unknown,
+            self.unknown,
             self.written,
             self.members,
             ms(self.slowest),
@@ -232,12 +252,22 @@ mod tests {
             routes_stale_ms: 0,
             elapsed_us: 1_250,
         };
-        let answer = Answer { success, message: message.into(), message_id: "id-1".into(), report };
+        let (message, message_id, address) = (message.into(), "id-1".into(), "a:1".into());
+        let answer = Answer { success, message, message_id, report, address };
         Outcome { elapsed: Duration::from_micros(2_340), answer: Ok(answer) }
     }
 
     fn failed(failure: Failure) -> Outcome {
         Outcome { elapsed: Duration::from_millis(1), answer: Err(failure) }
+    }
+
+    fn unreachable() -> Outcome {
+        let asked = [("a:1", "Connection refused"), ("b:2", "timed out")];
+        failed(Failure::Unreachable(asked.map(|(address, why)| (address.into(), why.into())).into()))
+    }
+
+    fn unknown() -> Outcome {
+        failed(Failure::Unknown { address: "a:1".into(), why: "broken pipe".into() })
     }
 
     fn refused() -> Outcome {
@@ -268,13 +298,15 @@ mod tests {
             text(&args(), &refused()),
             "push-to-room r: refused: INVALID_ARGUMENT ROOM_ID_INVALID: room_id is empty\n"
         );
-        let unreachable = text(&args(), &failed(Failure::Unreachable("Connection refused".into())));
-        assert!(
-            unreachable.ends_with("localhost:50053: Connection refused; nothing was pushed\n"),
-            "{unreachable}"
+        assert_eq!(
+            text(&args(), &unreachable()),
+            "push-to-room r: unreachable: no push manager at a:1: Connection refused; at b:2: timed out; nothing was \
+             pushed\n"
         );
-        let lost = text(&args(), &failed(Failure::Lost("broken pipe".into())));
-        assert!(lost.ends_with("broken pipe; it may have been pushed\n"), "{lost}");
+        assert_eq!(
+            text(&args(), &unknown()),
+            "push-to-room r: unknown: no answer from a:1: broken pipe; it may have been pushed, and is not sent again\n"
+        );
     }
 
     #[test]
@@ -291,6 +323,8 @@ mod tests {
         let value: Value = serde_json::from_str(&json(&args(), 1, &refused())).unwrap();
         assert_eq!(value["error"]["reason"], "ROOM_ID_INVALID");
         assert_eq!(value["exit_code"], 3);
+        let value: Value = serde_json::from_str(&json(&args(), 1, &unknown())).unwrap();
+        assert_eq!(value["error"]["kind"], "unknown", "{value}");
     }
 
     #[test]
@@ -299,8 +333,8 @@ mod tests {
             (answered(true, ""), 0),
             (answered(false, "user offline"), 1),
             (refused(), 3),
-            (failed(Failure::Unreachable(String::new())), 4),
-            (failed(Failure::Lost(String::new())), 4),
+            (unreachable(), 4),
+            (unknown(), 4),
         ];
         let mut summary = Summary::default();
         for (outcome, code) in outcomes {
@@ -311,8 +345,8 @@ mod tests {
         let text = summary.text(Duration::from_secs(2));
         assert_eq!(
             text,
-            "5 pushes in 2.000 s: 1 delivered, 1 not delivered, 1 refused, 2 unreachable; 4 of 6 sessions written; \
-             slowest 2.34 ms\n"
+            "5 pushes in 2.000 s: 1 delivered, 1 not delivered, 1 refused, 1 unreachable, 1 unknown; 4 of \
+             6 sessions written; slowest 2.34 ms\n"
         );
     }
 }

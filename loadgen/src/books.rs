@@ -45,6 +45,10 @@ pub(crate) struct StreamReceipts {
     pub(crate) written: u64,
     /// Sessions of which the report does not know whether they were written: queued, unknown.
     pub(crate) uncertain: u64,
+    /// Its pushes went to another push manager when theirs was lost: what still was on its way may be overtaken.
+    pub(crate) moved: bool,
+    /// The lane of its last push.
+    pub(crate) lane: Option<u16>,
 }
 
 /// What a load came to.
@@ -64,7 +68,7 @@ pub(crate) struct PressReport {
     pub(crate) receipts: Receipts,
     /// The reports by stream.
     pub(crate) by_stream: HashMap<u32, StreamReceipts, ahash::RandomState>,
-    /// Pushes that were refused, by gRPC code.
+    /// Pushes that were refused or are unknown, by kind, such as `UNAVAILABLE` and `unknown (UNAVAILABLE)`.
     pub(crate) refused: BTreeMap<String, u64>,
     /// Pushes that were never answered.
     pub(crate) unanswered: u64,
@@ -118,7 +122,9 @@ impl Books {
     pub(crate) fn open(&mut self, push: InFlight) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.report.by_stream.entry(push.stream).or_default().sent += 1;
+        let stream = self.report.by_stream.entry(push.stream).or_default();
+        stream.sent += 1;
+        stream.moved |= stream.lane.replace(push.lane).is_some_and(|before| before != push.lane);
         self.in_flight.insert(id, push);
         id
     }
@@ -157,10 +163,12 @@ impl Books {
                     stream.unreported += 1;
                 }
             }
-            PushResult::Refused(code, _) => {
+            PushResult::Refused(code, _) | PushResult::Unknown(code, _) => {
                 stream.unreported += 1;
-                let name = format!("{:?}", Code::from_i32(*code));
-                *self.report.refused.entry(name).or_default() += 1;
+                let code = format!("{:?}", Code::from_i32(*code)).to_uppercase();
+                let known = matches!(result, PushResult::Refused(..));
+                let kind = if known { code } else { format!("unknown ({code})") };
+                *self.report.refused.entry(kind).or_default() += 1;
             }
         }
         if self.keep_results {
@@ -186,12 +194,20 @@ impl Books {
         }
     }
 
-    /// A lane has broken: what it had in flight will not be answered.
+    /// A lane has broken: what it had in flight will not be answered, and may have arrived.
     pub(crate) fn lane_broke(&mut self, lane: u16, code: Code, why: &str) {
         let lost: Vec<u64> =
             self.in_flight.iter().filter(|(_, push)| push.lane == lane).map(|(id, _)| *id).collect();
         for id in lost {
-            self.answered(id, PushResult::Refused(code as i32, why.to_owned()), monotonic_ns());
+            self.answered(id, PushResult::Unknown(code as i32, why.to_owned()), monotonic_ns());
+        }
+    }
+
+    /// These pushes could not leave: nobody is at the other end of their lane.
+    pub(crate) fn nobody_there(&mut self, ids: impl Iterator<Item = u64>, why: &str) {
+        for id in ids {
+            let refused = PushResult::Refused(Code::Unavailable as i32, why.to_owned());
+            self.answered(id, refused, monotonic_ns());
         }
     }
 

@@ -134,7 +134,10 @@ impl Connection {
 
     /// The place of its node in the plan: another one each time it comes back.
     pub(crate) fn node(&self, plan: &FleetPlan, number: usize) -> usize {
-        (number + self.generation as usize) % plan.addrs.len()
+        match plan.begin_at {
+            Some(first) if self.generation == 0 => first % plan.addrs.len(),
+            _ => (number + self.generation as usize) % plan.addrs.len(),
+        }
     }
 
     /// The socket, while there is one.
@@ -201,6 +204,20 @@ impl Connection {
     pub(crate) fn expire(&mut self) {
         if self.phase == Phase::Joining {
             self.end(Ended::Broken { error: "no answer to the upgrade in time".into() });
+        }
+    }
+
+    /// Asks the node whether it is there.
+    pub(crate) fn ask_for_life(&mut self) {
+        if self.phase == Phase::Joined {
+            self.send(OpCode::Ping, b"");
+        }
+    }
+
+    /// Gives the connection up: nothing came for too long.
+    pub(crate) fn give_up(&mut self) {
+        if self.phase == Phase::Joined {
+            self.end(Ended::Broken { error: "the node is silent".into() });
         }
     }
 
@@ -342,7 +359,10 @@ impl Connection {
             Ok(Answer::Upgraded(length)) => {
                 self.tidy();
                 self.phase = Phase::Joined;
-                let after_ns = monotonic_ns().saturating_sub(self.intended_ns);
+                let now_ns = monotonic_ns();
+                let node = self.node(scene.plan, scene.number);
+                scene.measured.journal.joined(now_ns, scene.number, self.generation, node);
+                let after_ns = now_ns.saturating_sub(self.intended_ns);
                 self.joined_after_ns = Some(NonZeroU64::new(after_ns).unwrap_or(NonZeroU64::MIN));
                 self.note_what_left_before(scene);
                 self.take_frames(scene, &head[length..]);
@@ -401,6 +421,7 @@ impl Connection {
                 let receiver = Receiver {
                     plan: scene.plan,
                     number: scene.number,
+                    connection: self.generation,
                     node: self.node(scene.plan, scene.number),
                     roomless_since: scene.roomless_since,
                     now_ns,

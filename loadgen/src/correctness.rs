@@ -31,14 +31,6 @@ pub(crate) fn correctness(
         corrupt: totals.corrupt,
         ..Correctness::default()
     };
-    for (stream, sum) in &judgement.streams {
-        out.received += sum.received;
-        out.lost += sum.lost;
-        if streams.range_of(*stream).is_some_and(|range| range.ordered) {
-            out.reordered += sum.reordered;
-        }
-    }
-    out.expected = out.received + out.lost;
     let mut told: HashMap<u32, StreamReceipts> = HashMap::new();
     for report in reports {
         out.published += report.sent;
@@ -50,8 +42,19 @@ pub(crate) fn correctness(
             known.unreported += receipts.unreported;
             known.written += receipts.written;
             known.uncertain += receipts.uncertain;
+            known.moved |= receipts.moved;
         }
     }
+    for (stream, sum) in &judgement.streams {
+        out.received += sum.received;
+        out.lost += sum.lost;
+        // Order is kept through one push manager.
+        let moved = told.get(stream).is_some_and(|told| told.moved);
+        if !moved && streams.range_of(*stream).is_some_and(|range| range.ordered) {
+            out.reordered += sum.reordered;
+        }
+    }
+    out.expected = out.received + out.lost;
     let mut streams_told: Vec<_> = told.iter().collect();
     streams_told.sort_unstable_by_key(|(stream, _)| **stream);
     let mut found: Vec<String> = streams_told
@@ -100,7 +103,7 @@ mod tests {
     use super::*;
 
     fn told(written: u64, uncertain: u64, unreported: u64) -> StreamReceipts {
-        StreamReceipts { sent: 10, unreported, written, uncertain }
+        StreamReceipts { sent: 10, unreported, written, uncertain, ..StreamReceipts::default() }
     }
 
     fn got(received: u64, departed: u64) -> StreamSum {

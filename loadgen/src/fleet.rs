@@ -12,6 +12,7 @@ use anyhow::Context as _;
 
 use crate::clock::monotonic_ns;
 use crate::descriptors::raise_open_files;
+use crate::journal::Entry;
 use crate::judgement::Judgement;
 use crate::plan::{FleetPlan, Leave};
 use crate::poller::Waker;
@@ -143,6 +144,11 @@ impl Fleet {
         }
         whole.connections.sort_unstable_by_key(|connection| connection.number);
         Ok(whole)
+    }
+
+    /// What the clients saw since the last time, where the plan keeps it: in the order of time for each client.
+    pub fn journal(&self) -> anyhow::Result<Vec<Entry>> {
+        Ok(self.ask(Command::Journal)?.into_iter().flatten().collect())
     }
 
     /// What the clients got of what had to come.

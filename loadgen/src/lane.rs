@@ -19,7 +19,8 @@ use crate::publisher::{Target, Via};
 #[derive(Debug, Clone, Default)]
 pub struct Doors {
     /// gRPC addresses of push managers, used in turn: a stream of pushes keeps to one on [`Via::Stream`], so that
-    /// its order is kept; calls go to each in turn.
+    /// its order is kept; calls go to each in turn. One that is lost is left out until it is back: what it had is
+    /// unknown, what comes after goes to the others, and no push is sent twice.
     pub managers: Vec<String>,
     /// gRPC addresses of nodes, for [`Via::Deliver`]; every push goes to all of them.
     pub nodes: Vec<String>,
@@ -34,8 +35,8 @@ pub(crate) struct Leaving {
     pub(crate) id: u64,
     /// Whom it is for.
     pub(crate) target: Target,
-    /// Its place among the streams of its load.
-    pub(crate) place: usize,
+    /// Its lane, as [`Lane::route`] says.
+    pub(crate) lane: u16,
     /// The stamped payload.
     pub(crate) data: Vec<u8>,
     /// Its deadline.
@@ -72,14 +73,7 @@ impl Lane {
     ) -> anyhow::Result<Self> {
         Ok(match via {
             Via::Unary => Self::Unary(UnaryLane::open(&doors.managers, books).await?),
-            Via::Stream => {
-                anyhow::ensure!(!doors.managers.is_empty(), "no push manager to push through");
-                let mut lanes = Vec::new();
-                for (place, manager) in doors.managers.iter().enumerate() {
-                    lanes.push(StreamLane::open(manager, place as u16, books).await?);
-                }
-                Self::Stream(lanes)
-            }
+            Via::Stream => Self::Stream(StreamLane::open_all(&doors.managers, books).await?),
             Via::Deliver => Self::Deliver(DeliverLane::open(&doors.nodes, books).await?),
             Via::WebSocket => {
                 let (addr, path) = doors.socket.as_ref().context("no server to publish to by WebSocket")?;
@@ -92,7 +86,7 @@ impl Lane {
     pub(crate) fn route(&self, place: usize) -> (u16, u16) {
         match self {
             Self::Unary(_) | Self::Socket(_) => (1, 0),
-            Self::Stream(lanes) => (1, (place % lanes.len()) as u16),
+            Self::Stream(lanes) => (1, open_lane(lanes, place) as u16),
             Self::Deliver(lane) => (lane.nodes(), 0),
         }
     }
@@ -102,7 +96,7 @@ impl Lane {
         match self {
             Self::Unary(lane) => lane.call(push),
             Self::Stream(lanes) => {
-                let lane = push.place % lanes.len();
+                let lane = usize::from(push.lane);
                 lanes[lane].queue(push);
             }
             Self::Deliver(lane) => lane.queue(push),
@@ -136,4 +130,10 @@ impl Lane {
             lane.end().await;
         }
     }
+}
+
+/// The lane of a stream of pushes: its own, or, while nobody is there, the next that is open.
+fn open_lane(lanes: &[StreamLane], place: usize) -> usize {
+    let in_turn = (0..lanes.len()).map(|ahead| (place + ahead) % lanes.len());
+    in_turn.clone().find(|lane| lanes[*lane].is_open()).unwrap_or(place % lanes.len())
 }

@@ -17,7 +17,7 @@
 //! use loadgen::{Scenario, SystemUnderTest, run};
 //!
 //! // Ringcast, through a push manager.
-//! let system = SystemUnderTest::find("127.0.0.1:50051", &["127.0.0.1:50053".into()], &[]).await?;
+//! let system = SystemUnderTest::find(&["127.0.0.1:50051".into()], &["127.0.0.1:50053".into()], &[]).await?;
 //! let room = run(Scenario::builtin("room", &["stages.0.loads.0.rate=100".into()])?, system, |_| {}).await?;
 //!
 //! // A server on which `/sub?room=` subscribes and each message on `/pub?room=` is a push to the room.
@@ -35,9 +35,9 @@
 //!
 //! | part | files |
 //! | --- | --- |
-//! | a client | `connection`, `handshake`, `tally`, `measured`; on threads with descriptor tables of their own: `worker`, `returns`, `poller`, `descriptors`, `sources`, `fleet` |
+//! | a client | `connection`, `handshake`, `tally`, `measured`; on threads with descriptor tables of their own: `worker`, `returns`, `pulse`, `poller`, `descriptors`, `sources`, `fleet` |
 //! | a publisher | `schedule`, `press` (the thread), `books` (what is in flight), `lane` with `lane_grpc`, `lane_deliver`, `lane_socket` |
-//! | evidence | `payload` (the stamp), `streams` (who may get what), `spans` (first and last receiver), `judgement` (what had to come) |
+//! | evidence | `journal` (all that each client saw, for tests), `payload` (the stamp), `streams` (who may get what), `spans` (first and last receiver), `judgement` (what had to come) |
 //! | a run | `scenario`, `scenario_source`, `system`, `run` with `run_loads`, `run_clients`, `run_actions`, `timeline`, `probe`, `scrape`, `machine` |
 //! | what it says | `correctness`, `validity`, `run_result`, `result`; then `objective`, `verdict`, `text`, `html`, `compare` and what they use |
 
@@ -48,6 +48,7 @@ mod correctness;
 mod descriptors;
 mod fleet;
 mod handshake;
+mod journal;
 mod judgement;
 mod lane;
 mod lane_deliver;
@@ -61,6 +62,7 @@ mod poller;
 mod press;
 mod probe;
 mod publisher;
+mod pulse;
 mod report;
 pub mod result;
 mod returns;
@@ -102,9 +104,10 @@ pub mod verdict;
 pub use clock::monotonic_ns;
 pub use descriptors::raise_open_files;
 pub use fleet::Fleet;
+pub use journal::{Entry, Seen};
 pub use lane::Doors;
 pub use payload::{Found, MAX_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES, Stamp, StampReader};
-pub use plan::{CLIENTS_PER_THREAD, FleetPlan, Leave, Manner, Naming, RINGCAST_PATH, Reconnect};
+pub use plan::{CLIENTS_PER_THREAD, FleetPlan, Heartbeat, Leave, Manner, Naming, RINGCAST_PATH, Reconnect};
 pub use publisher::{Aim, PublishPlan, PublishReport, Publisher, PushResult, Target, Via};
 pub use report::{ConnectionReport, FleetReport, Latency, PushSpan, Totals};
 pub use run::run;

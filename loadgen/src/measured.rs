@@ -4,6 +4,7 @@
 //! text frame in; `worker`, which publishes the sums.
 
 use crate::clock::burn;
+use crate::journal::Journal;
 use crate::payload::{Found, Stamp, StampReader};
 use crate::plan::{FleetPlan, InRun};
 use crate::report::{Latency, PushSpan, Totals};
@@ -30,6 +31,8 @@ pub(crate) struct Measured {
     last: Option<(PushKey, PushSpan)>,
     /// The counts of receipts; the phases are the worker's.
     pub(crate) totals: Totals,
+    /// What each client saw, where that is kept.
+    pub(crate) journal: Journal,
 }
 
 /// Who received, and when.
@@ -38,6 +41,8 @@ pub(crate) struct Receiver<'a> {
     pub(crate) plan: &'a FleetPlan,
     /// The client's number.
     pub(crate) number: usize,
+    /// Which of its connections it is.
+    pub(crate) connection: u32,
     /// Its node's place in the plan.
     pub(crate) node: usize,
     /// Since when it is in its room no more, in nanoseconds of CLOCK_MONOTONIC.
@@ -60,6 +65,7 @@ impl Measured {
             spans: Spans::default(),
             last: None,
             totals: Totals::default(),
+            journal: Journal::new(plan.journal),
         }
     }
 
@@ -90,6 +96,7 @@ impl Measured {
                 Err(Stranger) => return,
             },
         };
+        self.journal.got(receiver.now_ns, receiver.number, receiver.connection, stamp);
         let receipt = note(tallies, stamp);
         self.totals.reordered += u64::from(receipt.late);
         if !receipt.first {

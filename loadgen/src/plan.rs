@@ -52,6 +52,15 @@ pub struct Reconnect {
     pub max: Duration,
 }
 
+/// Clients ask their node whether it is still there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heartbeat {
+    /// How often a client sends a ping.
+    pub every: Duration,
+    /// A connection on which nothing came for so long is given up.
+    pub timeout: Duration,
+}
+
 /// Names a client by its number.
 pub type Naming = Arc<dyn Fn(usize) -> String + Send + Sync>;
 
@@ -60,6 +69,8 @@ pub type Naming = Arc<dyn Fn(usize) -> String + Send + Sync>;
 pub struct FleetPlan {
     /// The nodes' HTTP ports; client n goes to the n-th, around, and one further each time it comes back.
     pub addrs: Vec<SocketAddr>,
+    /// All clients go to the node of this place first, and only those that come back to the others.
+    pub begin_at: Option<usize>,
     /// Clients in all.
     pub count: usize,
     /// Connects a second, on a fixed schedule that waits for nobody; infinite: each as soon as `max_open` lets it, and
@@ -86,6 +97,10 @@ pub struct FleetPlan {
     pub threads: usize,
     /// Whether and when clients come back.
     pub reconnect: Option<Reconnect>,
+    /// Whether clients find out a node that is silent; `None`: they wait for ever, as their TCP does.
+    pub heartbeat: Option<Heartbeat>,
+    /// Keeps what each client saw, for [`Fleet::journal`](crate::Fleet::journal). It grows with every receipt.
+    pub journal: bool,
     /// How a client reads; `None`: all promptly.
     pub manner: Option<Arc<dyn Fn(usize) -> Manner + Send + Sync>>,
     /// Burnt for each frame: makes the generator slow on purpose.
@@ -128,6 +143,7 @@ impl FleetPlan {
         let prefix = user_prefix.to_owned();
         Self {
             addrs: vec![addr],
+            begin_at: None,
             count,
             rate: 2_000.0,
             user: Arc::new(move |number| format!("{prefix}{number}")),
@@ -140,6 +156,8 @@ impl FleetPlan {
             connect_timeout: Duration::from_secs(10),
             threads: 0,
             reconnect: None,
+            heartbeat: None,
+            journal: false,
             manner: None,
             handicap: Duration::ZERO,
             run: None,

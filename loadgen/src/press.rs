@@ -229,7 +229,7 @@ fn publish(plan: &PressPlan, books: &SharedBooks, lane: &mut Lane, number: u64, 
     });
     drop(open);
     let data = Stamp { stream, seq, intended_ns: due_ns }.payload(plan.payload_bytes);
-    lane.queue(Leaving { id, target, place, data, deadline_ms: plan.deadline_ms, full });
+    lane.queue(Leaving { id, target, lane: lane_number, data, deadline_ms: plan.deadline_ms, full });
 }
 
 /// Sends what is stuck and waits for the answers, as long as that may take.

@@ -81,7 +81,7 @@ impl Probe {
             let process = Process::new("push-manager", &manager.name, manager.pid, manager.metrics, None);
             probe.add(process).await;
         }
-        if let Some(controller) = &system.controller {
+        for controller in &system.controllers {
             let process =
                 Process::new("controller", &controller.name, controller.pid, controller.metrics, None);
             probe.add(process).await;

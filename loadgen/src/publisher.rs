@@ -131,8 +131,10 @@ impl PublishPlan {
 pub enum PushResult {
     /// The push manager reported.
     Reported(DeliveryReport),
-    /// It refused the push, or could not be reached, with this gRPC code.
+    /// It refused the push, or could not be reached, with this gRPC code: nothing was pushed.
     Refused(i32, String),
+    /// It had the push, and the connection was lost before the answer, with this gRPC code: it may have arrived.
+    Unknown(i32, String),
 }
 
 /// What a publisher was told.
@@ -161,7 +163,7 @@ impl PublishReport {
         sum
     }
 
-    /// How many pushes were refused, or never answered.
+    /// How many pushes were refused, are unknown, or were never answered.
     pub fn refused(&self) -> u64 {
         let reported = self.results.values().filter(|result| matches!(result, PushResult::Reported(_)));
         self.count - reported.count() as u64

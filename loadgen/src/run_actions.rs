@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use ringcast_proto::pubsub::LeaveRoomRequest;
 use ringcast_proto::pubsub::controller_service_client::ControllerServiceClient;
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 use crate::fleet::Fleet;
 use crate::lane_grpc::channel;
@@ -77,7 +78,7 @@ fn signal(system: &SystemUnderTest, number: usize, signal: libc::c_int, done: &s
     let others =
         system.nodes.iter().filter(|other| other.name != node.name).map(|other| (&other.name, other.pid));
     let services =
-        system.managers.iter().chain(&system.controller).map(|service| (&service.name, service.pid));
+        system.managers.iter().chain(&system.controllers).map(|service| (&service.name, service.pid));
     if let Some((other, _)) = others.chain(services).find(|(_, other)| *other == node.pid) {
         return format!("nothing done: {other} is in the same process as {}", node.name);
     }
@@ -100,6 +101,18 @@ fn shell(command: &str) -> String {
     }
 }
 
+/// A connection to the first controller that is there.
+async fn controller(system: &SystemUnderTest) -> anyhow::Result<Channel> {
+    let mut why = anyhow::anyhow!("there is no controller to ask");
+    for controller in &system.controllers {
+        match channel(&controller.grpc).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
 /// Takes the first clients of a group out of their rooms; how many were.
 async fn leave_room(
     system: &SystemUnderTest,
@@ -107,15 +120,14 @@ async fn leave_room(
     fleet: &Fleet,
     count: usize,
 ) -> anyhow::Result<usize> {
-    let controller = system.controller.as_ref().map(|controller| controller.grpc.clone());
-    let controller = controller.ok_or_else(|| anyhow::anyhow!("there is no controller to ask"))?;
-    let client = ControllerServiceClient::new(channel(&controller).await?);
+    let client = ControllerServiceClient::new(controller(system).await?);
     let (mut calls, mut left, mut next) = (JoinSet::new(), 0, 0);
     loop {
         while next < count && calls.len() < CALLS_AT_A_TIME {
             let (number, mut client) = (next, client.clone());
             let room_id = room_name(group, number / group.members());
-            let request = LeaveRoomRequest { user_id: user_name(group, number), room_id };
+            let user_id = user_name(group, number);
+            let request = LeaveRoomRequest { user_id, room_id, ..LeaveRoomRequest::default() };
             calls.spawn(async move {
                 let answer = client.leave_room(request).await;
                 (number, answer.is_ok_and(|answer| answer.into_inner().success))

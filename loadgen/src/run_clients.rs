@@ -90,6 +90,7 @@ fn plan(
     let prompt = group.deaf == 0.0 && group.slow == 0.0;
     FleetPlan {
         addrs: system.nodes.iter().map(|node| node.http).collect(),
+        begin_at: None,
         count: group.count,
         rate: scenario.ramp.rate,
         user: Arc::new(move |number| user_name(&named, number)),
@@ -105,6 +106,8 @@ fn plan(
             min: Duration::from_secs_f64(jitter.min),
             max: Duration::from_secs_f64(jitter.max),
         }),
+        heartbeat: None,
+        journal: false,
         manner: if prompt { None } else { Some(Arc::new(move |number| manner(&mannered, number))) },
         handicap: Duration::from_micros(scenario.handicap.frame_us),
         run: Some(InRun {

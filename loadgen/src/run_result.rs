@@ -253,8 +253,8 @@ fn errors<F: FnMut(&Moment)>(
         .map(|(name, count)| (name.clone(), *count))
         .collect();
     for report in run.pressed.iter().filter_map(|pressed| pressed.report.as_ref().ok()) {
-        for (code, count) in &report.refused {
-            *errors.entry(format!("push {}", code.to_uppercase())).or_default() += count;
+        for (kind, count) in &report.refused {
+            *errors.entry(format!("push {kind}")).or_default() += count;
         }
         if report.unanswered > 0 {
             *errors.entry("push unanswered".into()).or_default() += report.unanswered;

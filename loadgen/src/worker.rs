@@ -13,10 +13,12 @@ use std::time::Duration;
 use crate::clock::monotonic_ns;
 use crate::connection::{Connection, Phase, Scene};
 use crate::descriptors::own_descriptors;
+use crate::journal::Entry;
 use crate::judgement::Judgement;
 use crate::measured::Measured;
 use crate::plan::{FleetPlan, Leave, Manner};
 use crate::poller::{Poller, Ready};
+use crate::pulse::Pulse;
 use crate::report::{ConnectionReport, FleetReport, Latency, Totals};
 use crate::returns::Returns;
 use crate::sources::Source;
@@ -62,6 +64,8 @@ pub(crate) enum Command {
     Figures(Sender<Figures>),
     /// Asks for the distribution since the last time.
     Recent(Sender<Latency>),
+    /// Asks for what the clients saw since the last time.
+    Journal(Sender<Vec<Entry>>),
     /// Ends the thread.
     Stop,
 }
@@ -119,6 +123,7 @@ pub(crate) struct Worker {
     hand_on_at_ns: u64,
     returns: Returns,
     roomless: HashMap<usize, u64>,
+    pulse: Pulse,
     judged: Judgement,
 }
 
@@ -148,6 +153,7 @@ impl Worker {
             hand_on_at_ns: 0,
             returns: Returns::default(),
             roomless: HashMap::new(),
+            pulse: Pulse::default(),
             judged: Judgement::default(),
             plan,
         }
@@ -178,6 +184,7 @@ impl Worker {
             self.expire_due(&mut scratch);
             self.come_back_due(&poller, &mut scratch, now);
             self.sip_due(&mut scratch, now);
+            self.pulse_due(&mut scratch, now);
             if !self.obey(&mut scratch) {
                 return;
             }
@@ -239,6 +246,7 @@ impl Worker {
             }
             None => {
                 self.line.totals.broken += 1;
+                self.note_end(local);
                 self.plan_return(local);
             }
         }
@@ -298,6 +306,29 @@ impl Worker {
             let (local, bytes) = self.slow[at];
             let bytes = (u64::from(bytes) / SIPS_PER_SECOND).max(1) as usize;
             self.step(local, scratch, |connection, scene| connection.sip(scene, bytes));
+        }
+    }
+
+    /// Pings every client's node, and gives up those that were silent for too long.
+    fn pulse_due(&mut self, scratch: &mut [u8], now: u64) {
+        let Some(heartbeat) = self.plan.heartbeat else { return };
+        if !self.pulse.take_due(now, heartbeat.every.as_nanos() as u64) {
+            return;
+        }
+        for local in 0..self.connections.len() {
+            let connection = &self.connections[local];
+            if connection.phase() != Phase::Joined {
+                continue;
+            }
+            let silent_ns = self.pulse.silent_ns(local, connection.generation, connection.frames, now);
+            let give_up = silent_ns >= heartbeat.timeout.as_nanos() as u64;
+            self.step(
+                local,
+                scratch,
+                |connection, _| {
+                    if give_up { connection.give_up() } else { connection.ask_for_life() }
+                },
+            );
         }
     }
 
@@ -383,7 +414,17 @@ impl Worker {
             self.open -= 1;
         }
         if after == Phase::Over {
+            self.note_end(local);
             self.plan_return(local);
+        }
+    }
+
+    fn note_end(&mut self, local: usize) {
+        let number = self.number(local);
+        let connection = &self.connections[local];
+        if let Some(how) = connection.ended.as_deref() {
+            let node = connection.node(&self.plan, number);
+            self.measured.journal.ended(monotonic_ns(), number, connection.generation, node, how);
         }
     }
 
@@ -437,6 +478,7 @@ impl Worker {
                 Some(Command::Report(answer)) => drop(answer.send(self.report())),
                 Some(Command::Judge(answer)) => drop(answer.send(self.judge())),
                 Some(Command::Figures(answer)) => drop(answer.send(self.figures())),
+                Some(Command::Journal(answer)) => drop(answer.send(self.measured.journal.take())),
                 Some(Command::Recent(answer)) => {
                     let recent = std::mem::replace(&mut self.measured.recent, Latency::coarse());
                     drop(answer.send(recent));

@@ -104,7 +104,7 @@ async fn by_grpc(fault: Fault, actions: &str) -> RunResult {
     let text = SCENARIO.replace(", via: websocket", "").replace("settle", &format!("{actions}settle"));
     let scenario = Scenario::from_text(&text, "liar", &[]).unwrap();
     let system = SystemUnderTest {
-        controller: Some(ServiceAddr::new("controller", &grpc, None)),
+        controllers: vec![ServiceAddr::new("controller", &grpc, None)],
         managers: vec![ServiceAddr::new("push-manager", &grpc, None)],
         ..SystemUnderTest::peer("liar", liar.addr, None)
     };

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use loadgen::{Ended, Fleet, FleetPlan, Leave, Stamp, monotonic_ns};
+use loadgen::{Ended, Fleet, FleetPlan, Heartbeat, Leave, Seen, Stamp, monotonic_ns};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
@@ -111,4 +111,48 @@ fn nobody_there_is_an_end_too() {
     let fleet = fleet(addr);
     fleet.run_until(PATIENCE, |totals| totals.broken == 1).unwrap();
     assert_eq!(fleet.totals().joined, 0);
+}
+
+#[test]
+fn a_journal_holds_all_that_a_client_saw_in_its_order() {
+    let (addr, server) = serve(|mut socket| {
+        for seq in [0, 1, 1] {
+            socket.send(frame(seq, 1)).unwrap();
+        }
+        socket.close(Some(CloseFrame { code: 1012.into(), reason: "restart".into() })).unwrap();
+        while socket.read().is_ok() {}
+    });
+    let mut plan = FleetPlan::new(addr, 1, "user", |_| "room".into());
+    plan.journal = true;
+    let fleet = Fleet::connect(plan).unwrap();
+    fleet.run_until(PATIENCE, |totals| totals.over() == 1).unwrap();
+    server.join().unwrap();
+    let journal = fleet.journal().unwrap();
+    let got = |seq| Seen::Got { stream: 5, seq };
+    let how = Box::new(Ended::ClosedByServer { code: 1012, reason: "restart".into() });
+    let expected = [Seen::Joined { node: 0 }, got(0), got(1), got(1), Seen::Ended { node: 0, how }];
+    assert_eq!(journal.iter().map(|entry| entry.seen.clone()).collect::<Vec<_>>(), expected);
+    assert!(journal.is_sorted_by_key(|entry| entry.at_ns), "{journal:?}");
+    assert!(journal.iter().all(|entry| (entry.client, entry.connection) == (0, 0)), "{journal:?}");
+    assert!(fleet.journal().unwrap().is_empty(), "it is handed out once");
+}
+
+#[test]
+fn a_client_with_a_heartbeat_gives_a_silent_server_up() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (addr, server) = serve(move |mut socket| {
+        assert_eq!(socket.read().unwrap(), Message::Ping("".into()), "it asks");
+        // Pongs go out with the next read, and there is none.
+        held.recv().unwrap();
+    });
+    let mut plan = FleetPlan::new(addr, 1, "user", |_| "room".into());
+    plan.heartbeat =
+        Some(Heartbeat { every: Duration::from_millis(100), timeout: Duration::from_millis(400) });
+    let fleet = Fleet::connect(plan).unwrap();
+    let totals = fleet.run_until(PATIENCE, |totals| totals.over() == 1).unwrap();
+    assert_eq!((totals.joined, totals.broken), (1, 1));
+    let report = fleet.report().unwrap();
+    assert_eq!(report.endings().into_keys().collect::<Vec<_>>(), ["broken: the node is silent"]);
+    release.send(()).unwrap();
+    server.join().unwrap();
 }

@@ -67,9 +67,15 @@ pub(crate) enum Command {
 /// Where the system is.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct SystemArgs {
-    /// The controller's gRPC address
-    #[arg(long, env = "CONTROLLER_ADDRESS", value_name = "HOST:PORT", default_value = "localhost:50051")]
-    pub(crate) controller: String,
+    /// A controller's gRPC address; of several, the first that answers is asked
+    #[arg(
+        long,
+        env = "CONTROLLER_ADDRESS",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "localhost:50051"
+    )]
+    pub(crate) controller: Vec<String>,
     /// A push manager's gRPC address; repeated, they take turns
     #[arg(
         long,
@@ -226,6 +232,8 @@ mod tests {
             "a:1",
             "--push",
             "b:2",
+            "--controller",
+            "e:5,f:6",
             "--node",
             "c:3,d:4",
             "--pid",
@@ -244,6 +252,7 @@ mod tests {
             (run.system.push, run.system.node),
             (vec!["a:1".into(), "b:2".into()], vec!["c:3".into(), "d:4".into()])
         );
+        assert_eq!(run.system.controller, ["e:5", "f:6"]);
         assert_eq!((run.system.pid, run.repeat), (vec![("node".to_owned(), 7)], 5));
     }
 
@@ -251,8 +260,8 @@ mod tests {
     fn the_ports_of_a_fresh_system_are_the_defaults() {
         let Command::Slo(slo) = parse(&["slo"]).unwrap().command else { panic!("no slo") };
         assert_eq!(
-            (slo.system.controller.as_str(), slo.system.push),
-            ("localhost:50051", vec!["localhost:50053".to_owned()])
+            (slo.system.controller, slo.system.push),
+            (vec!["localhost:50051".to_owned()], vec!["localhost:50053".to_owned()])
         );
         assert!(slo.system.node.is_empty());
     }

@@ -13,8 +13,6 @@ use loadgen::live::Live;
 use loadgen::objective::Objective;
 use loadgen::result::{RunResult, Verdict};
 use loadgen::{Scenario, SystemUnderTest, profile, verdict};
-use ringcast_proto::pubsub::ListNodesRequest;
-use ringcast_proto::pubsub::controller_service_client::ControllerServiceClient;
 use settings::SettingError;
 
 use super::args::{OutputArgs, Profile, RunArgs, SloArgs, SystemArgs};
@@ -28,9 +26,6 @@ const SLO_RESERVE: Duration = Duration::from_secs(1);
 
 /// Between two runs the clients of the first leave.
 const BETWEEN_RUNS: Duration = Duration::from_secs(2);
-
-/// How long the controller may take to say which nodes there are.
-const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `loadgen run`.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -77,7 +72,7 @@ pub(crate) fn slo(args: &SloArgs) -> anyhow::Result<ExitCode> {
     let result = runtime()?.block_on(async {
         let run = async {
             let system = system(&args.system).await?;
-            let remark = judged_nodes(&system, &args.system.controller).await;
+            let remark = judged_nodes(&system).await;
             let mut result = run_once(scenario, system, &[], &args.output).await?;
             // It says the same as the run's own, and of how many.
             result.remarks.retain(|own| !own.ends_with("judged"));
@@ -102,12 +97,8 @@ fn end_within(bound: Duration) {
 }
 
 /// `judged 1 node of 1: connect-node-1`.
-async fn judged_nodes(system: &SystemUnderTest, controller: &str) -> String {
-    let listed = async {
-        let mut client = ControllerServiceClient::connect(uri(controller)).await.ok()?;
-        Some(client.list_nodes(ListNodesRequest {}).await.ok()?.into_inner().nodes.len())
-    };
-    let listed = tokio::time::timeout(LIST_TIMEOUT, listed).await.ok().flatten();
+async fn judged_nodes(system: &SystemUnderTest) -> String {
+    let listed = system.listed_nodes().await;
     let names: Vec<&str> = system.nodes.iter().map(|node| node.name.as_str()).collect();
     let (judged, plural) = (names.len(), if names.len() == 1 { "node" } else { "nodes" });
     let of = listed.map_or("an unknown number".into(), |listed| listed.max(judged).to_string());
@@ -161,7 +152,9 @@ async fn system(args: &SystemArgs) -> anyhow::Result<SystemUnderTest> {
         (Some(_), _) => {
             return Err(SettingError::key_only("--peer", "needs one --node: where that server is").into());
         }
-        (None, _) => SystemUnderTest::find(bare(&args.controller), &args.push, &nodes).await?,
+        (None, _) => {
+            SystemUnderTest::find(&bare_all(&args.controller), &bare_all(&args.push), &nodes).await?
+        }
     };
     for (role, pid) in &args.pid {
         set_pid(&mut system, role, *pid)?;
@@ -173,7 +166,7 @@ async fn system(args: &SystemArgs) -> anyhow::Result<SystemUnderTest> {
 fn set_pid(system: &mut SystemUnderTest, role: &str, pid: u32) -> Result<(), SettingError> {
     let mut found = false;
     for (service, its_role) in system
-        .controller
+        .controllers
         .iter_mut()
         .map(|service| (service, "controller"))
         .chain(system.managers.iter_mut().map(|service| (service, "push-manager")))
@@ -217,8 +210,12 @@ fn bare(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, rest)| rest).trim_end_matches('/')
 }
 
-fn uri(address: &str) -> String {
-    format!("http://{}", bare(address))
+fn bare_all(addresses: &[String]) -> Vec<String> {
+    addresses
+        .iter()
+        .map(|address| bare(address.trim()).to_owned())
+        .filter(|address| !address.is_empty())
+        .collect()
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
