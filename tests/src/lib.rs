@@ -8,9 +8,12 @@
 //!
 //! Owns: starting, watching and ending the system under test. Must not: judge it; the tests do.
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod grpc;
 pub mod http;
 pub mod member;
+pub mod oracle;
 pub mod own_network;
 pub mod place;
 pub mod ports;

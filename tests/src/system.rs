@@ -97,6 +97,29 @@ impl Service {
         self.process.wait(timeout)
     }
 
+    /// Starts a service with this configuration, on these ports: gRPC, metrics, HTTP. What is done to the command
+    /// last, `prepare` does.
+    pub fn launch(
+        folder: &Path,
+        binary: &'static str,
+        id: &str,
+        config: &str,
+        [grpc, metrics, http]: [u16; 3],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let path = folder.join(format!("{id}.yaml"));
+        std::fs::write(&path, config).expect("a file in our own folder");
+        let process = launch(Variant::from_env(), &[], folder, binary, id, &path, prepare);
+        let (grpc, metrics, http) = (local(grpc), local(metrics), local(http));
+        Self { id: id.into(), process, grpc, metrics, http, binary, config: path }
+    }
+
+    /// Starts it again, on its old ports and with its folder.
+    pub fn again(&self, folder: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        let process = launch(Variant::from_env(), &[], folder, self.binary, &self.id, &self.config, prepare);
+        Self { id: self.id.clone(), process, config: self.config.clone(), ..*self }
+    }
+
     /// `/stats` of a node.
     pub fn stats(&self) -> anyhow::Result<serde_json::Value> {
         http::get(self.http, "/stats")?.json()
@@ -212,6 +235,11 @@ impl System {
     }
 }
 
+/// Free ports for gRPC, metrics and HTTP.
+pub fn free_ports() -> [u16; 3] {
+    [free_port(), free_port(), free_port()]
+}
+
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -269,35 +297,37 @@ fn start(
 ) -> Service {
     let path = folder.join(format!("{id}.yaml"));
     std::fs::write(&path, config).expect("a file in our own folder");
-    let process = launch(plan, folder, binary, id, &path);
-    Service {
-        id: id.into(),
-        process,
-        grpc: local(grpc),
-        metrics: local(metrics),
-        http: local(http),
-        binary,
-        config: path,
-    }
+    let process = launch(plan.variant, arguments(plan, binary), folder, binary, id, &path, |_| {});
+    let (grpc, metrics, http) = (local(grpc), local(metrics), local(http));
+    Service { id: id.into(), process, grpc, metrics, http, binary, config: path }
 }
 
 fn restart(plan: &SystemPlan, folder: &Path, former: &Service) -> Service {
-    Service {
-        id: former.id.clone(),
-        process: launch(plan, folder, former.binary, &former.id, &former.config),
-        config: former.config.clone(),
-        ..*former
-    }
+    let (variant, arguments) = (plan.variant, arguments(plan, former.binary));
+    let process = launch(variant, arguments, folder, former.binary, &former.id, &former.config, |_| {});
+    Service { id: former.id.clone(), process, config: former.config.clone(), ..*former }
+}
+
+fn arguments<'a>(plan: &'a SystemPlan, binary: &str) -> &'a [String] {
+    if binary == "connect-uring" { &plan.node_arguments } else { &[] }
 }
 
 /// Held from the copy of a binary to the start of a process: a child that another test forks in between would
 /// hold the copy open for writing, and what is open for writing cannot be run.
 static LAUNCH: Mutex<()> = Mutex::new(());
 
-fn launch(plan: &SystemPlan, folder: &Path, binary: &str, id: &str, config: &Path) -> Process {
+fn launch(
+    variant: Variant,
+    arguments: &[String],
+    folder: &Path,
+    binary: &str,
+    id: &str,
+    config: &Path,
+    prepare: impl FnOnce(&mut Command),
+) -> Process {
     let _launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
     let mut path = place::binary(binary);
-    if plan.variant.drops_root() {
+    if variant.drops_root() {
         // The build may lie where only its owner may look.
         let copy = folder.join(binary);
         if !copy.exists() {
@@ -306,12 +336,10 @@ fn launch(plan: &SystemPlan, folder: &Path, binary: &str, id: &str, config: &Pat
         path = copy;
     }
     let mut command = Command::new(path);
-    command.arg("--config").arg(config).current_dir(folder).env_clear();
+    command.arg("--config").arg(config).args(arguments).current_dir(folder).env_clear();
     command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()));
     command.env("PATH", "/usr/bin:/bin");
-    if binary == "connect-uring" {
-        command.args(&plan.node_arguments);
-    }
-    plan.variant.apply(&mut command);
+    variant.apply(&mut command);
+    prepare(&mut command);
     Process::start(id, &mut command)
 }

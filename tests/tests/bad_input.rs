@@ -235,7 +235,8 @@ async fn bad_calls_get_their_codes() {
     let join =
         JoinRoomRequest { user_id: "offline".into(), room_id: ROOM.into(), ..JoinRoomRequest::default() };
     assert_eq!(controller.clone().join_room(join).await.unwrap_err().code(), Code::FailedPrecondition);
-    let leave = LeaveRoomRequest { user_id: "offline".into(), room_id: ROOM.into() };
+    let leave =
+        LeaveRoomRequest { user_id: "offline".into(), room_id: ROOM.into(), ..LeaveRoomRequest::default() };
     assert_eq!(controller.clone().leave_room(leave).await.unwrap_err().code(), Code::FailedPrecondition);
     let negative = SetRoomRequest { room_id: ROOM.into(), max_users: Some(-1), ..SetRoomRequest::default() };
     assert_refused(&controller.clone().set_room(negative).await.unwrap_err(), "max_users");

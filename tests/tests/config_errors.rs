@@ -70,6 +70,28 @@ fn on_free_ports(mut case: Case) -> Case {
     case
 }
 
+/// What binaries with the embedded stores only, such as those beside a test that was built without `cluster`, say of
+/// a cluster's settings.
+#[cfg(not(feature = "cluster"))]
+fn cluster_cases() -> Vec<Case> {
+    vec![
+        case("control", &["etcd", "--features cluster", "protobuf-compiler"])
+            .file("etcd:\n  endpoints: [\"a:2379\"]\n"),
+        case("connect-uring", &["ETCD_ENDPOINTS", "--features cluster"]).env("ETCD_ENDPOINTS", "a:2379"),
+    ]
+}
+
+/// What binaries with the cluster's stores find wrong in their settings.
+#[cfg(feature = "cluster")]
+fn cluster_cases() -> Vec<Case> {
+    vec![
+        case("connect-uring", &["ETCD_ENDPOINTS", "nowhere"]).env("ETCD_ENDPOINTS", "nowhere"),
+        case("control", &["lease", "1s"]).file("etcd:\n  endpoints: [\"127.0.0.1:1\"]\n  lease: 1s\n"),
+        case("control", &["sentinel_master"])
+            .file("redis:\n  addr: 127.0.0.1:1\n  cluster: true\n  sentinel_master: m\n"),
+    ]
+}
+
 #[test]
 fn each_wrong_setting_is_named_in_one_line() {
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -92,12 +114,9 @@ fn each_wrong_setting_is_named_in_one_line() {
         case("connect-uring", &["ping_interval", "soon"])
             .file("connect:\n  limits:\n    ping_interval: soon\n"),
         case("push", &["--config", "missing.yaml"]).arg("--config").arg("missing.yaml"),
-        case("control", &["etcd", "--features cluster", "protobuf-compiler"])
-            .file("etcd:\n  endpoints: [\"a:2379\"]\n"),
-        case("connect-uring", &["ETCD_ENDPOINTS", "--features cluster"]).env("ETCD_ENDPOINTS", "a:2379"),
         case("push", &["--nonsense"]).arg("--nonsense"),
     ];
-    for case in cases.map(on_free_ports) {
+    for case in cases.into_iter().chain(cluster_cases()).map(on_free_ports) {
         let (code, _, err) = case.run();
         let what = format!("{} {:?} {:?} {:?}: {err}", case.binary, case.env, case.file, case.args);
         assert_eq!(code, Some(2), "{what}");

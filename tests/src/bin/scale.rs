@@ -302,7 +302,9 @@ async fn pushes(
     );
     let expected = Outcomes { members: due, written: due, ..Outcomes::default() };
     let why = pushed.results.iter().find_map(|(number, result)| match result {
-        PushResult::Refused(code, message) => Some(format!(", push {number}: code {code}, {message}")),
+        PushResult::Refused(code, message) | PushResult::Unknown(code, message) => {
+            Some(format!(", push {number}: code {code}, {message}"))
+        }
         PushResult::Reported(_) => None,
     });
     ensure!(
