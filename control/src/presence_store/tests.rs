@@ -59,6 +59,7 @@ macro_rules! all_scenarios {
     };
 }
 
+#[cfg_attr(not(feature = "cluster"), allow(unused_imports))]
 pub(crate) use {all_scenarios, on_a_store};
 
 pub(crate) fn node(id: &str) -> NodeId {
