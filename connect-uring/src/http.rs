@@ -97,7 +97,9 @@ impl NodeStatus {
 
     /// What `/nodes` answers from now on.
     pub(crate) fn set_nodes(&self, body: Bytes) {
-        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        // The former one is dropped when nobody waits for the lock any more.
+        let former = self.nodes.write().unwrap_or_else(PoisonError::into_inner).replace(body);
+        drop(former);
     }
 
     /// The planned stop has begun.
@@ -154,8 +156,9 @@ impl NodeStatus {
     }
 
     fn nodes(&self) -> HttpAnswer {
-        match &*self.nodes.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(body) => json(200, body.clone()),
+        // A shard waits for nobody: where the list is just being replaced, it says "ask again" like before the first.
+        match self.nodes.try_read().ok().and_then(|nodes| nodes.clone()) {
+            Some(body) => json(200, body),
             None => {
                 json(503, r#"{"error":"no_list","message":"no controller has told of the nodes yet"}"#.into())
             }

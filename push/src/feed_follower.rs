@@ -6,7 +6,7 @@
 //! Talks to: the controller's `RouteFeedService`, `dispatch` (routes), `route_watch` (what follows of a change).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringcast_proto::MAX_GRPC_MESSAGE_BYTES;
 use ringcast_proto::pubsub::route_feed_service_client::RouteFeedServiceClient;
@@ -23,6 +23,9 @@ use crate::node_link::{endpoint, reconnect_delays};
 use crate::places::PARTS;
 use crate::route_watch::Following;
 use crate::routing::{Routes, UnknownNode};
+
+/// So much earlier than after its silence a feed is given up by what was read late: a controller counts from when it sent.
+const CUT_OFF_MARGIN: Duration = Duration::from_millis(500);
 
 /// How long the feed may be silent before it is opened anew. Heartbeats come every 250 ms.
 const MAX_SILENCE: Duration = Duration::from_secs(2);
@@ -49,6 +52,8 @@ enum FeedError {
     Broken(#[from] tonic::Status),
     #[error("the controller is silent")]
     Silent(#[from] tokio::time::error::Elapsed),
+    #[error("it was read too late: the controller may have given us up")]
+    Late,
     #[error("the controller ended the feed")]
     Ended,
     #[error("{found:?} answered, which is not the controller that is listed at this address")]
@@ -216,7 +221,11 @@ impl Follower {
 }
 
 async fn next(updates: &mut Streaming<RouteUpdate>, patience: Duration) -> Result<RouteUpdate, FeedError> {
-    timeout(patience, updates.message()).await??.ok_or(FeedError::Ended)
+    let asked = Instant::now();
+    let update = timeout(patience, updates.message()).await??.ok_or(FeedError::Ended)?;
+    // A message that is there wins against a timer that has run out: a process that was held for longer than the
+    // controller waits would take what lay in its socket meanwhile for a feed that is alive.
+    if asked.elapsed() + CUT_OFF_MARGIN >= patience { Err(FeedError::Late) } else { Ok(update) }
 }
 
 /// That a node is told whole ends what others told of it. So it counts after the rest of its step is in; until then the

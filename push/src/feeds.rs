@@ -265,7 +265,8 @@ impl Feeds {
             let missing = listing.lacks(&node.id, node.incarnation, node.known_since, now);
             node.missing_since = missing.then(|| node.missing_since.unwrap_or(now));
             let lost = (listing.fixed || missing) && node.is_down_for(LOST_AFTER, links, now);
-            if lost {
+            // Whoever is telling of it has it, alive.
+            if lost && self.tables.iter().all(|table| table.routes.told(&node.id).is_none()) {
                 self.tables.iter_mut().for_each(|table| table.routes.drop_set_aside(&node.id, |_| true));
             }
             if lost || node.out != node.is_out(links, now) {
