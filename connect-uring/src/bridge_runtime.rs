@@ -218,14 +218,8 @@ impl Talks {
             metrics: metrics.clone(),
         });
         let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(status), interest);
-        let fence = FenceWatch {
-            signs,
-            intake: intake.clone(),
-            lease: registration.watch(),
-            shards,
-            status: Arc::clone(status),
-            metrics,
-        };
+        let fence =
+            FenceWatch { signs, lease: registration.watch(), shards, status: Arc::clone(status), metrics };
         Self { intake, link, hub, fence, registration }
     }
 }

@@ -154,7 +154,6 @@ impl FakeNode {
     pub(crate) fn fence_watch(&self) -> FenceWatch {
         FenceWatch {
             signs: self.signs.clone(),
-            intake: self.intake.clone(),
             lease: self.lease.subscribe(),
             shards: self.lanes.clone(),
             status: Arc::clone(&self.status),

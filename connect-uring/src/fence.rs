@@ -1,5 +1,10 @@
 //! When a node fences itself: when for 8 s nobody of its own system gave a sign of life, neither the registry by a
-//! renewed lease, nor a controller, nor a push manager. Its clients would look connected and get nothing.
+//! renewed lease, nor the controller of its link, nor a push manager that vouches for it. Its clients would look
+//! connected and get nothing.
+//!
+//! A sign is what tells that the node is heard, too. A push manager that calls in vain, because its words arrive and the
+//! node's do not, gives none; nor does one that knows the node to be lost to the controllers, which take its members
+//! out a lease (10 s) after they lost its link.
 //!
 //! Owns: that decision, and when each was last known to be there. Must not: read a clock, or close anyone. Talks to:
 //! `fence_watch`, which asks; `control_link` and `push_intake`, which note what they hear.
@@ -62,7 +67,7 @@ impl Signs {
         later(&mut self.heard().controller, then);
     }
 
-    /// A push manager was there.
+    /// A push manager vouched for the node.
     pub(crate) fn push_manager(&self, then: Instant) {
         later(&mut self.heard().push_manager, then);
     }

@@ -1,7 +1,7 @@
 //! Watches whether the node is cut off, and has its shards close or open.
 //!
 //! Owns: how often that is looked at, and what is said about it. Must not: decide it (`fence` does). Talks to: the
-//! lanes, `registry` for the lease, `push_intake` for streams that are open.
+//! lanes, `registry` for the lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,6 @@ use crate::bridge::{ToShard, ToShardLane};
 use crate::fence::{Fence, Signs};
 use crate::http::NodeStatus;
 use crate::metrics::BridgeMetrics;
-use crate::push_intake::PushIntake;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -23,8 +22,6 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(crate) struct FenceWatch {
     /// When controllers and push managers were heard.
     pub(crate) signs: Signs,
-    /// Which streams of push managers are open.
-    pub(crate) intake: PushIntake,
     /// How the registration is doing.
     pub(crate) lease: watch::Receiver<Lease>,
     /// The lanes to all shards.
@@ -44,7 +41,6 @@ impl FenceWatch {
         loop {
             looks.tick().await;
             let now = Instant::now();
-            self.intake.note_open_streams(now);
             let lease = *self.lease.borrow();
             self.metrics.lease_held.set(i64::from(matches!(lease, Lease::Held { .. } | Lease::Fixed)));
             let renewed = match lease {

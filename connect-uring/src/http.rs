@@ -32,6 +32,8 @@ pub(crate) struct NodeStatus {
     draining: AtomicBool,
     /// The body of `/nodes`, once a controller has told of them.
     nodes: RwLock<Option<Bytes>>,
+    /// Somebody asked for them since the list was last brought up to date.
+    nodes_asked: AtomicBool,
     listening: Arc<Listening>,
 }
 
@@ -50,6 +52,7 @@ impl NodeStatus {
             fenced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             nodes: RwLock::default(),
+            nodes_asked: AtomicBool::new(false),
             listening: Arc::default(),
         }
     }
@@ -100,6 +103,11 @@ impl NodeStatus {
         // The former one is dropped when nobody waits for the lock any more.
         let former = self.nodes.write().unwrap_or_else(PoisonError::into_inner).replace(body);
         drop(former);
+    }
+
+    /// Whether anybody asked for `/nodes` since this was last asked.
+    pub(crate) fn take_nodes_asked(&self) -> bool {
+        self.nodes_asked.swap(false, Relaxed)
     }
 
     /// The planned stop has begun.
@@ -156,6 +164,7 @@ impl NodeStatus {
     }
 
     fn nodes(&self) -> HttpAnswer {
+        self.nodes_asked.store(true, Relaxed);
         // A shard waits for nobody: where the list is just being replaced, it says "ask again" like before the first.
         match self.nodes.try_read().ok().and_then(|nodes| nodes.clone()) {
             Some(body) => json(200, body),

@@ -1,4 +1,5 @@
-//! Which nodes there are, for `GET /nodes`: what the controller says, asked again every 2 s.
+//! Which nodes there are, for `GET /nodes`: what the controller says, asked again every 2 s while anybody asks the node,
+//! else every 30 s: of a thousand nodes each would get a list of a thousand for nobody.
 //!
 //! Owns: what a page is told of a node, and in which order. Must not: decide where a client goes. Talks to:
 //! `control_link` (the connection to the controller), `http`, which answers from what is kept here.
@@ -15,7 +16,7 @@ use ringcast_proto::pubsub::controller_service_client::ControllerServiceClient;
 use ringcast_proto::pubsub::{ListNodesRequest, NodeInfo, NodeState};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -24,18 +25,23 @@ use crate::http::NodeStatus;
 /// How often the controller is asked, and how long it may take to answer.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// How often it is asked while nobody asks the node.
+const UNASKED: Duration = Duration::from_secs(30);
+
 /// How many nodes are told of: the least loaded ones.
 const MAX_NODES: usize = 4096;
 
 /// Keeps the list up to date for ever.
 pub(crate) async fn keep(mut controller: watch::Receiver<Option<Channel>>, status: Arc<NodeStatus>) {
     let mut told = false;
+    let mut known: Option<Instant> = None;
     loop {
         let channel = match controller.wait_for(Option::is_some).await {
             Ok(channel) => channel.clone(),
             Err(_) => return,
         };
-        if let Some(channel) = channel {
+        let due = status.take_nodes_asked() || known.is_none_or(|known| known.elapsed() >= UNASKED);
+        if let Some(channel) = channel.filter(|_| due) {
             match timeout(EVERY, ask(channel)).await {
                 Ok(Ok(nodes)) => {
                     let without = nodes.iter().find(|node| node.public_ws_url.is_empty());
@@ -46,6 +52,7 @@ pub(crate) async fn keep(mut controller: watch::Receiver<Option<Channel>>, statu
                         );
                     }
                     status.set_nodes(body(nodes));
+                    known = Some(Instant::now());
                 }
                 Ok(Err(status)) => tracing::debug!(%status, "the controller does not tell of the nodes"),
                 Err(_) => tracing::debug!("the controller takes too long to tell of the nodes"),

@@ -18,7 +18,7 @@ use ringcast_proto::pubsub::delivery::Target as WireTarget;
 use ringcast_proto::pubsub::{
     self, DeliverRequest, DeliverResponse, DeliverWelcome, MessageContent, ReportMode,
 };
-use ringcast_proto::{GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, RoomId, UserId};
+use ringcast_proto::{RoomId, UserId};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
@@ -48,10 +48,6 @@ const MAX_METADATA_ENTRIES: usize = 64;
 /// Bytes of a push's metadata, keys and values together.
 const MAX_METADATA_BYTES: usize = 8 * 1024;
 
-/// A stream that is open was alive so long ago, whatever came over it: HTTP/2 pings every connection, and one that does
-/// not answer is closed by then.
-const KNOWN_ALIVE: Duration = GRPC_KEEPALIVE_INTERVAL.saturating_add(GRPC_KEEPALIVE_TIMEOUT);
-
 /// What the intake is made of.
 pub(crate) struct IntakeParts {
     /// What the hello is answered with.
@@ -64,7 +60,7 @@ pub(crate) struct IntakeParts {
     pub(crate) interest: Interest,
     /// The clock that the shards go by, too.
     pub(crate) clock: Clock,
-    /// Where push managers' signs of life are noted.
+    /// Where it is noted that push managers vouch for the node.
     pub(crate) signs: Signs,
     /// Where it counts.
     pub(crate) metrics: BridgeMetrics,
@@ -95,19 +91,6 @@ impl PushIntake {
             }
         }
         self.show(&open);
-    }
-
-    /// Notes that streams are open, as a sign of life.
-    pub(crate) fn note_open_streams(&self, now: Instant) {
-        if self.open().streams() > 0 {
-            self.known_alive(now);
-        }
-    }
-
-    fn known_alive(&self, now: Instant) {
-        if let Some(then) = now.checked_sub(KNOWN_ALIVE) {
-            self.parts.signs.push_manager(then);
-        }
     }
 
     /// The node ends: nothing more is taken, and streams end after their last report.
@@ -162,7 +145,6 @@ impl PushIntake {
             }
             request = input.message().await?;
         }
-        self.parts.signs.push_manager(Instant::now());
         self.open().end_input(stream);
         Ok(())
     }
@@ -175,7 +157,9 @@ impl PushIntake {
     /// asked has nobody.
     fn take(&self, stream: StreamId, request: DeliverRequest) -> Result<(), Status> {
         let received = Instant::now();
-        self.parts.signs.push_manager(received);
+        if request.vouched {
+            self.parts.signs.push_manager(received);
+        }
         let now_ms = self.parts.clock.monotonic_ms();
         let mut batches: Vec<Vec<ToShard>> = Vec::new();
         batches.resize_with(self.parts.shards.len(), Vec::new);
@@ -309,7 +293,6 @@ impl Stream for Outcomes {
 impl Drop for Outcomes {
     fn drop(&mut self) {
         self.reader.abort();
-        self.intake.known_alive(Instant::now());
         let mut open = self.intake.open();
         let forgotten = open.forget(self.stream);
         self.intake.parts.metrics.deliveries_forgotten.inc_by(forgotten as u64);

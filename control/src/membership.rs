@@ -32,6 +32,16 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
+    /// The lease as others see it. One that is held, and of which a fresh list knows nothing, was taken from us: the key
+    /// was deleted, or the registry wiped, which our next renewal will find out.
+    fn as_seen(&self, lease: Lease, listed: bool) -> Lease {
+        match lease {
+            Lease::Held { .. } if !listed && self.since.is_none() => Lease::Waiting,
+            Lease::Held { renewed } if !listed => Lease::Lost { renewed },
+            other => other,
+        }
+    }
+
     /// Looks at the lease. Returns for how long it has been held; a lease that is lost counts on until it is held
     /// again, which begins anew: others may have missed this controller meanwhile.
     fn look(&mut self, lease: Lease, now: Instant) -> Duration {
@@ -100,6 +110,8 @@ impl Membership {
             return Gate::Open;
         }
         let (now, view) = (Instant::now(), self.directory.view());
+        let listed = view.of(Kind::Controller).any(|us| us.id == self.id);
+        let lease = tenure.as_seen(lease, listed || view.age(now) > FRESH_FOR);
         gate(&Standing {
             lease: LeaseAge::of(lease, now),
             registered_for: tenure.look(lease, now),
@@ -124,6 +136,17 @@ mod tests {
         assert_eq!(tenure.look(Lease::Lost { renewed: start }, start + second * 9), second * 9);
         assert_eq!(tenure.look(held, start + second * 12), Duration::ZERO);
         assert_eq!(tenure.look(held, start + second * 13), second);
+    }
+
+    #[test]
+    fn a_lease_that_no_fresh_list_knows_of_is_as_good_as_lost() {
+        let start = Instant::now();
+        let (mut tenure, held) = (Tenure::default(), Lease::Held { renewed: start });
+        assert_eq!(tenure.as_seen(held, false), Lease::Waiting, "it is not listed yet");
+        assert_eq!(tenure.as_seen(held, true), held);
+        tenure.look(held, start);
+        assert_eq!(tenure.as_seen(held, false), Lease::Lost { renewed: start });
+        assert_eq!(tenure.as_seen(Lease::Fixed, false), Lease::Fixed);
     }
 
     #[test]

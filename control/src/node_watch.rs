@@ -40,8 +40,9 @@ pub(crate) fn whereabouts(incarnation: u64, link: u64, record: &NodeRecord, cont
     }
 }
 
-/// Whether a node whose link is lost is gone. At fixed addresses: after the lease. With a registry: when a list that
-/// was true after the loss, and is fresh, does not name it; while there is no such list it stays.
+/// Whether a node whose link is lost is gone: a lease after the loss, for so long it may have clients that it has not
+/// closed yet, for all that we know. With a registry also only when a list that was true after the loss, and is fresh,
+/// does not name it; while there is no such list it stays.
 pub(crate) fn is_gone(
     node: &NodeId,
     incarnation: u64,
@@ -50,11 +51,9 @@ pub(crate) fn is_gone(
     view: &View,
     now: Instant,
 ) -> bool {
-    if view.fixed {
-        return lost_for >= lease;
-    }
     let age = view.age(now);
-    age <= FRESH_FOR && age < lost_for && !is_listed(view, node, incarnation)
+    let unlisted = age <= FRESH_FOR && age < lost_for && !is_listed(view, node, incarnation);
+    lost_for >= lease && (view.fixed || unlisted)
 }
 
 /// Whether a list names a node in an incarnation.
@@ -174,8 +173,13 @@ mod tests {
         let now = Instant::now() + SECOND * 100;
         let gone = |lost_for, view: &View| is_gone(&node("n"), 1, lost_for, LEASE, view, now);
         let without = view(&[(Kind::Controller, "n", 1), (Kind::Node, "n", 2)], now - SECOND);
-        assert!(gone(SECOND * 2, &without));
-        assert!(!gone(SECOND, &without), "the list may be older than the loss");
+        assert!(gone(LEASE, &without));
+        assert!(!gone(LEASE - Duration::from_millis(1), &without), "it may have clients still");
+        let old = view(&[], now - SECOND * 2);
+        assert!(
+            !is_gone(&node("n"), 1, SECOND * 2, SECOND, &old, now),
+            "the list may be older than the loss"
+        );
         assert!(!gone(SECOND * 60, &view(&[(Kind::Node, "n", 1)], now)), "it is alive");
         assert!(!gone(SECOND * 60, &view(&[], now - SECOND * 4)), "nobody knows");
         assert!(!gone(SECOND * 60, &View::default()), "nobody ever knew");

@@ -132,7 +132,8 @@ impl Node {
     }
 
     fn route(&self) -> NodeRoute {
-        NodeRoute { link: self.link, partial: self.partial, ..route_of(&self.card) }
+        let unlinked = self.stream.is_none();
+        NodeRoute { link: self.link, partial: self.partial, unlinked, ..route_of(&self.card) }
     }
 }
 
@@ -224,11 +225,11 @@ impl Presence {
     pub(crate) fn register(&mut self, card: NodeCard, link: u64, generation: u64) -> LinkRef {
         if let Some(&key) = self.by_id.get(&card.id) {
             let node = self.nodes.get_mut(&key).expect("every id leads to a node");
-            let moved = node.card.grpc_address != card.grpc_address;
+            let changed = node.card.grpc_address != card.grpc_address || node.stream.is_none();
             node.card = card;
             node.stream = Some(generation);
             node.seen = Some(Seen::default());
-            if link != node.link || moved {
+            if link != node.link || changed {
                 node.partial |= link != node.link;
                 node.link = link;
                 self.changes.nodes.push(node.route());
@@ -279,6 +280,8 @@ impl Presence {
             node.stream = None;
             node.seen = None;
             node.lost_at_ms = now.ms;
+            let route = node.route();
+            self.changes.nodes.push(route);
         }
     }
 

@@ -91,7 +91,8 @@ impl DeliverLane {
                     let ids = deliveries.iter().map(|delivery| delivery.delivery_id);
                     latest = latest.max(lock(&self.books).left(ids));
                     for place in places {
-                        place.send(DeliverRequest { hello: None, deliveries: deliveries.clone() });
+                        let deliveries = deliveries.clone();
+                        place.send(DeliverRequest { hello: None, deliveries, vouched: true });
                     }
                 }
                 Err(mpsc::error::TrySendError::Full(())) => break,
@@ -129,7 +130,7 @@ async fn open_stream(
     let mut client = ConnectNodeServiceClient::new(channel(node).await?);
     let (sender, requests) = mpsc::channel(MESSAGES_AHEAD);
     let hello = DeliverHello { manager_id: format!("loadgen-{}", std::process::id()) };
-    sender.send(DeliverRequest { hello: Some(hello), deliveries: Vec::new() }).await?;
+    sender.send(DeliverRequest { hello: Some(hello), ..DeliverRequest::default() }).await?;
     let answer = client.deliver(ReceiverStream::new(requests)).await;
     let mut outcomes = answer.with_context(|| format!("no Deliver stream at {node}"))?.into_inner();
     let answers = books.clone();

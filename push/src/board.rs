@@ -94,10 +94,17 @@ impl Board {
         }
     }
 
-    /// Accepts a push: routes it, puts it into the queues of its nodes, keeps it open until all is known. Where
-    /// it is answered at once, the answer is added to `due`. Whether its deadline is before the one that
-    /// the timer is set for.
-    pub(crate) fn accept(&mut self, now: Instant, push: Arc<Push>, waiter: Waiter, due: &mut Due) -> bool {
+    /// Accepts a push: routes it, puts it into the queues of its nodes, keeps it open until all is known. `stale` is
+    /// for how long the routes have been so. Where it is answered at once, the answer is added to `due`. Whether its
+    /// deadline is before the one that the timer is set for.
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        stale: Duration,
+        push: Arc<Push>,
+        waiter: Waiter,
+        due: &mut Due,
+    ) -> bool {
         if let Some(refusal) = self.refusal() {
             due.push((waiter, Err(refusal)));
             return false;
@@ -108,7 +115,7 @@ impl Board {
             scope: push.scope(),
             message_id: push.message_id.clone(),
             accepted: now,
-            routes_stale_ms: self.stale(now).as_millis().try_into().unwrap_or(u32::MAX),
+            routes_stale_ms: stale.as_millis().try_into().unwrap_or(u32::MAX),
             nobody,
             by_node: reports,
             parts,
@@ -180,7 +187,7 @@ impl Board {
     }
 
     /// For how long the routes have been stale; zero while they are not.
-    fn stale(&self, now: Instant) -> Duration {
+    pub(crate) fn stale(&self, now: Instant) -> Duration {
         self.feeds.staleness(now).duration(now)
     }
 
@@ -270,15 +277,9 @@ impl Board {
     }
 
     /// The link is no more. What waits for it is shed and given back.
-    pub(crate) fn remove_link(
-        &mut self,
-        link: LinkId,
-        now: Instant,
-        ended: &mut Vec<OpenPush>,
-    ) -> Vec<Queued> {
+    pub(crate) fn remove_link(&mut self, link: LinkId, ended: &mut Vec<OpenPush>) -> Vec<Queued> {
         self.open.remove_link(link, ended);
         let Some(mut state) = self.links.remove(link) else { return Vec::new() };
-        self.feeds.forget_link(&state.node, link, &mut self.links, now);
         state.queue.take_all()
     }
 
@@ -305,6 +306,7 @@ impl Board {
             queued: link.queue.len(),
             bytes: link.queue.bytes(),
         });
+        let staleness = self.feeds.staleness(now);
         Figures {
             open: self.open.len(),
             rooms: self.feeds.room_count(),
@@ -312,8 +314,8 @@ impl Board {
             nodes: self.feeds.node_count(),
             set_aside: self.feeds.set_aside_count(),
             feeds: self.feeds.figures(),
-            stale: self.stale(now),
-            staleness: self.feeds.staleness(now),
+            stale: staleness.duration(now),
+            staleness,
             links: links.collect(),
         }
     }
@@ -351,7 +353,9 @@ struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    /// Adds a table's answer. A node that is there already stays once, with the larger number of sessions.
+    /// Adds a table's answer. A node that is there already stays once, with the larger number of sessions: places hold
+    /// counts and no sessions, so where two tables each know a part, this is less than both together. It is told only
+    /// of a node that does not answer itself.
     fn add<'a>(&mut self, routed: impl Iterator<Item = Routed<'a>>) {
         let part = |routed: Routed<'_>| Part {
             link: routed.link,

@@ -119,7 +119,7 @@ impl World {
         };
         let (sender, receiver) = oneshot::channel();
         let mut due = Due::new();
-        if self.board.accept(self.now, Arc::new(push), Waiter::Call(sender), &mut due) {
+        if self.board.accept(self.now, Duration::ZERO, Arc::new(push), Waiter::Call(sender), &mut due) {
             self.timer = self.board.open.set_timer();
         }
         self.waiting.insert(message_id, (self.now + deadline, receiver));
@@ -373,7 +373,7 @@ impl World {
             self.close(&stream);
         }
         let mut ended = Vec::new();
-        self.board.remove_link(link, self.now, &mut ended);
+        self.board.remove_link(link, &mut ended);
         self.last_handed.remove(&link.0);
         self.finish(ended);
         self.hit("retired");

@@ -57,8 +57,9 @@ impl Dispatch {
         let mut earlier = false;
         {
             let mut board = self.lock();
+            let stale = board.stale(now);
             for (push, waiter) in pushes {
-                earlier |= board.accept(now, push, waiter, &mut due);
+                earlier |= board.accept(now, stale, push, waiter, &mut due);
             }
         }
         if earlier {
@@ -199,7 +200,7 @@ impl Dispatch {
     /// The link is no more.
     pub(crate) fn remove_link(&self, link: LinkId) {
         let mut ended = Vec::new();
-        let left = self.lock().remove_link(link, Instant::now(), &mut ended);
+        let left = self.lock().remove_link(link, &mut ended);
         self.withdraw(&left);
         self.finish(ended);
     }

@@ -109,6 +109,8 @@ pub(crate) struct Feeds {
     nodes: HashMap<Arc<str>, KnownNode, RandomState>,
     feeds: u32,
     sight: Sight,
+    /// The list is fixed and holds one controller: that one knows who is gone, and nobody serves without it.
+    alone: bool,
     started: Instant,
     /// The first routes are in; once set it stays.
     ready: bool,
@@ -121,7 +123,8 @@ impl Feeds {
             tables: Vec::new(),
             nodes: HashMap::default(),
             feeds: 0,
-            sight: Sight { as_of: Some(now), unlisted: None, alone: false },
+            sight: Sight { as_of: Some(now), unlisted: None },
+            alone: false,
             started: now,
             ready: false,
         }
@@ -145,11 +148,10 @@ impl Feeds {
         }
     }
 
-    /// Why the routes are stale, where they are. A controller that was lost before it left the list counts until
-    /// others have told its nodes: it may have confirmed joins that we never heard of.
+    /// Why the routes are stale, where they are. A controller that has left the list counts until others have told its
+    /// nodes: it may have confirmed joins that we never heard of.
     pub(crate) fn staleness(&self, now: Instant) -> Staleness {
-        let count = self.tables.iter().filter(|table| table.listed || !table.following.is_followed());
-        Staleness::of(count.map(|table| table.following), &self.sight, now)
+        Staleness::of(self.tables.iter().map(|table| table.following), &self.sight, now)
     }
 
     /// How many rooms have a member, added up over the tables.
@@ -192,14 +194,15 @@ impl Feeds {
         self.sight = Sight {
             as_of: (!listing.fixed).then(|| listing.as_of.unwrap_or(self.started)),
             unlisted: (!listing.has_us).then(|| self.sight.unlisted.unwrap_or(now)),
-            alone: listing.is_one_fixed(),
         };
+        self.alone = listing.is_one_fixed();
         let mut looked = Looked { follow: self.enter(listing, now), ..Looked::default() };
-        let mut touched = self.leave(listing);
+        let mut touched = self.leave(listing, now);
         touched.extend(self.judge_nodes(listing, links, now));
         for id in touched {
             self.settle(&id, links, now, &mut looked.new);
         }
+        self.vouch(links);
         let unused = |table: &mut Table| !table.listed && table.routes.is_empty();
         looked.former.extend(self.tables.extract_if(.., unused).map(|table| table.routes));
         self.check_ready(now);
@@ -229,7 +232,7 @@ impl Feeds {
                         controller: entry.clone(),
                         listed: true,
                         entered: now,
-                        following: Following::Lost { since: now, heard: None },
+                        following: Following::Lost { since: now },
                         routes: Routes::default(),
                     });
                     feed
@@ -240,14 +243,16 @@ impl Feeds {
         follow
     }
 
-    /// What the controllers that are not in the list any more told is set aside; the nodes that they told of.
-    fn leave(&mut self, listing: &Listing) -> Vec<Arc<str>> {
+    /// What the controllers that are not in the list any more told is set aside; the nodes that they told of. Whatever
+    /// such a one goes on to confirm, we do not hear of it.
+    fn leave(&mut self, listing: &Listing, now: Instant) -> Vec<Arc<str>> {
         let mut touched = Vec::new();
         for table in self.tables.iter_mut().filter(|table| table.listed) {
             if listing.controllers.iter().any(|entry| entry.id == table.controller.id) {
                 continue;
             }
             table.listed = false;
+            table.following = table.following.broken(now);
             let ids: Vec<_> = table.routes.ids().cloned().collect();
             ids.iter().for_each(|id| table.routes.set_aside(id));
             touched.extend(ids);
@@ -278,8 +283,22 @@ impl Feeds {
         touched
     }
 
+    /// Vouches for the nodes that are routed to, but for those of which a controller that is followed says that it has
+    /// lost the link, and no other one that it has a later one. Members of such a node leave a lease later, so by then
+    /// it is to have closed its clients.
+    fn vouch(&self, links: &Links) {
+        for node in self.nodes.values() {
+            let Some(link) = node.link else { continue };
+            let followed = self.tables.iter().filter(|table| table.following.is_followed());
+            let told = followed.filter_map(|table| table.routes.told(&node.id));
+            let of_this_start = told.filter(|told| told.incarnation == node.incarnation);
+            let lost = of_this_start.max_by_key(|told| told.told_by).is_some_and(|told| told.unlinked);
+            links.vouch(link, !(node.out || lost));
+        }
+    }
+
     fn check_ready(&mut self, now: Instant) {
-        let alone = self.sight.alone;
+        let alone = self.alone;
         let listed = || self.tables.iter().filter(|table| table.listed);
         let waited = |table: &Table| !alone && now.saturating_duration_since(table.entered) >= FIRST_WAIT;
         self.ready |= listed().any(|table| table.following.is_followed())
@@ -317,7 +336,7 @@ impl Feeds {
             let is_former = latest.max(told.map(|told| told.incarnation)) > Some(node.incarnation);
             let mut others = self.tables.iter().filter(|other| other.feed != feed);
             // The only controller there is knows who is gone.
-            let is_gone = told.is_none() && self.sight.alone;
+            let is_gone = told.is_none() && self.alone;
             !(is_former || is_gone || whole(snapshot, node) || others.any(|other| whole(&other.routes, node)))
         })
     }
@@ -439,14 +458,6 @@ impl Feeds {
     /// A link has come up or gone down.
     pub(crate) fn turn(&mut self, id: &str, links: &mut Links, now: Instant) {
         if self.nodes.get(id).is_some_and(|node| node.missing_since.is_some()) {
-            self.aim(id, links, now);
-        }
-    }
-
-    /// A link is no more.
-    pub(crate) fn forget_link(&mut self, id: &str, link: LinkId, links: &mut Links, now: Instant) {
-        if let Some(node) = self.nodes.get_mut(id).filter(|node| node.link == Some(link)) {
-            node.link = None;
             self.aim(id, links, now);
         }
     }

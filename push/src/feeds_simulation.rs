@@ -2,7 +2,8 @@
 //! nodes die and come back, feeds break, all in any order, and a controller confirms a join only by the rules: when the
 //! board has acknowledged its step, or when it does not follow and knows that it does not.
 //!
-//! After every single change of the board each session that was confirmed has to be routed to. Those that were confirmed
+//! After every single change of the board each session that was confirmed has to be in a push's report: handed to its
+//! node, or, where the node is lost to the board by the list and its link, though it lives, counted as dropped. Those that were confirmed
 //! without the board are let off while it says that it is stale, or while the only one who knows them is dead or not listed:
 //! until a controller has told them to the board. At the end of each seed all comes to rest, and then the
 //! routes are exactly what is true.
@@ -18,7 +19,7 @@ use ringcast_proto::pubsub::{NodeRoute, RoomRoute, RouteUpdate, UserRoute, deliv
 
 use crate::board::Board;
 use crate::feeds::FeedId;
-use crate::feeds_tests::{routed, told};
+use crate::feeds_tests::{counted, routed, told};
 use crate::links::{LinkStream, NewLink};
 use crate::routing::{Kept, Routes};
 
@@ -55,6 +56,8 @@ struct Node {
     alive: bool,
     /// In the directory.
     listed: bool,
+    /// The board's list lacks it all the same.
+    hidden: bool,
     links: u64,
     /// The controller of its link, and what is on the way there.
     link: Option<(usize, VecDeque<Message>)>,
@@ -124,6 +127,7 @@ impl World {
             incarnation: 1,
             alive: true,
             listed: true,
+            hidden: false,
             links: 0,
             link: None,
             sessions: BTreeMap::new(),
@@ -173,8 +177,13 @@ impl World {
             965..975 => self.follow(c),
             975..980 => self.kill_controller(c),
             980..988 => self.list_controller(c),
-            988..991 => self.kill_node(n),
-            991..996 => self.list_node(n),
+            988..990 => self.kill_node(n),
+            990..993 => self.list_node(n),
+            993..996 => self.hide_node(n),
+            996..998 => {
+                let up = self.random.bool();
+                self.turn_link(n, up);
+            }
             _ => drop(self.board.feeds.sweep()),
         }
         self.check();
@@ -258,6 +267,28 @@ impl World {
 
     fn list_node(&mut self, n: usize) {
         self.nodes[n].listed = self.nodes[n].alive;
+    }
+
+    /// The board's list lacks a node that may be alive, or has it again.
+    fn hide_node(&mut self, n: usize) {
+        self.nodes[n].hidden ^= true;
+        self.look();
+    }
+
+    /// The board's link to a node that may be alive goes down, or comes up.
+    fn turn_link(&mut self, n: usize, up: bool) {
+        let node = &self.nodes[n];
+        let links = self.links.iter_mut().filter(|(link, _)| {
+            *link.node == *node_id(n) && link.incarnation == node.incarnation && !link.retired.is_cancelled()
+        });
+        for (link, stream) in links {
+            if !up {
+                self.board.close_stream(stream, self.now, &mut Vec::new());
+            } else if node.alive {
+                *stream = self.board.open_stream(link.link, self.now).unwrap();
+                self.board.raise_stream(stream, self.now);
+            }
+        }
     }
 
     /// A controller takes the next word of a node.
@@ -404,8 +435,8 @@ impl World {
     fn check(&mut self) {
         let (board, seed) = (&mut self.board, self.seed);
         let fresh = board.figures(self.now).stale.is_zero();
-        let rooms: Vec<_> = (0..ROOMS).map(|room| routed(board, Target::RoomId(room_id(room)))).collect();
-        let mut seen = 0;
+        let rooms: Vec<_> = (0..ROOMS).map(|room| counted(board, Target::RoomId(room_id(room)))).collect();
+        let (mut seen, mut withheld) = (0, 0);
         for (n, node) in self.nodes.iter().enumerate() {
             for (session, (room, confirmed)) in &node.sessions {
                 let counts = match confirmed {
@@ -421,19 +452,24 @@ impl World {
                 if !counts {
                     continue;
                 }
-                let is_there = |nodes: &[(String, u32)]| nodes.iter().any(|(id, _)| *id == node_id(n));
+                let is_there = |nodes: &[String]| nodes.contains(&node_id(n));
                 assert!(
                     is_there(&rooms[*room]),
                     "seed {seed}: session {session} on {n} in room {room}, {confirmed:?}: {rooms:?}"
                 );
-                let user = routed(board, Target::UserId(format!("u{session}")));
-                assert!(is_there(&user), "seed {seed}: user {session} on {n}: {user:?}");
+                let user = Target::UserId(format!("u{session}"));
+                let of_user = counted(board, user.clone());
+                assert!(is_there(&of_user), "seed {seed}: user {session} on {n}: {of_user:?}");
                 seen += 1;
+                withheld += usize::from(node.alive && routed(board, user).is_empty());
             }
         }
         for nodes in rooms {
-            let once: BTreeSet<_> = nodes.iter().map(|(id, _)| id).collect();
+            let once: BTreeSet<_> = nodes.iter().collect();
             assert_eq!(once.len(), nodes.len(), "seed {seed}: a node twice: {nodes:?}");
+        }
+        if withheld > 0 {
+            self.hit("withheld");
         }
         if seen > 0 {
             self.hit(if fresh { "fresh" } else { "stale" });
@@ -467,7 +503,11 @@ impl World {
             }
         }
         self.controllers.iter_mut().for_each(|controller| controller.listed = true);
-        (0..NODES).for_each(|n| self.list_node(n));
+        for n in 0..NODES {
+            self.list_node(n);
+            self.nodes[n].hidden = false;
+            self.turn_link(n, true);
+        }
         self.look();
         for n in 0..NODES {
             let c = self.random.usize(..CONTROLLERS);
@@ -550,7 +590,18 @@ fn whoever_was_confirmed_in_a_room_is_routed_to_whatever_becomes_of_controllers_
         world.rest();
         world.hit.into_iter().for_each(|(what, times)| *hit.entry(what).or_default() += times);
     }
-    for what in ["link", "node dies", "controller dies", "break", "moved", "gone", "kept", "fresh", "stale"] {
+    for what in [
+        "link",
+        "node dies",
+        "controller dies",
+        "break",
+        "moved",
+        "gone",
+        "kept",
+        "fresh",
+        "stale",
+        "withheld",
+    ] {
         assert!(hit.get(what).is_some_and(|times| *times > 20), "too few of {what}: {hit:?}");
     }
 }

@@ -40,6 +40,12 @@ pub(crate) fn push(target: Target) -> Push {
     }
 }
 
+/// The nodes whose members a push's report has to count, whether they are handed the push or not.
+pub(crate) fn counted(board: &mut Board, target: Target) -> Vec<String> {
+    let (parts, _) = board.parts_for(&push(target));
+    parts.iter().map(|part| part.node.to_string()).collect()
+}
+
 /// The nodes that a push goes to, with the sessions that the routes count there.
 pub(crate) fn routed(board: &mut Board, target: Target) -> Vec<(String, u32)> {
     let (parts, _) = board.parts_for(&push(target));
@@ -287,10 +293,10 @@ fn a_controller_that_leaves_the_list_leaves_its_routes_until_another_tells_its_n
     let mut desk = Desk::of_two();
     desk.snapshot("a", vec![told("n", 1, 1)], vec![room("r", "n", 2)]);
     desk.unlist(Kind::Controller, "a");
-    assert_eq!((desk.routed("r"), desk.set_aside(), desk.stale_ms()), (on(&[("n", 2)]), 1, 0));
+    assert_eq!((desk.routed("r"), desk.set_aside(), desk.stale_ms()), (on(&[("n", 2)]), 1, 1));
     desk.snapshot("b", vec![told("n", 1, 2)], vec![room("r", "n", 1)]);
     desk.look();
-    assert_eq!((desk.routed("r"), desk.set_aside()), (on(&[("n", 1)]), 0));
+    assert_eq!((desk.routed("r"), desk.set_aside(), desk.stale_ms()), (on(&[("n", 1)]), 0, 0));
     assert_eq!(desk.board.feeds.tables().len(), 1, "the table of the one that left is not kept");
     // It comes back as if it had never been there.
     desk.list(Kind::Controller, "a", 2);
@@ -504,6 +510,15 @@ fn an_old_list_and_one_without_us_are_stale() {
     desk.unlist(Kind::PushManager, "p");
     desk.pass(50);
     assert_eq!(desk.stale_ms(), 50);
+}
+
+#[test]
+fn without_the_only_controller_of_a_fixed_list_routes_are_stale_at_once() {
+    let mut desk = Desk::of(&["a"], true);
+    desk.snapshot("a", vec![], vec![]);
+    assert_eq!(desk.stale_ms(), 0);
+    desk.lose("a");
+    assert_eq!(desk.stale_ms(), 1, "it confirms joins without us as soon as it has seen the break");
 }
 
 #[test]

@@ -49,7 +49,7 @@ use ringcast_proto::pubsub::push_manager_service_server::PushManagerServiceServe
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use settings::SettingError;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -233,8 +233,10 @@ fn follow_routes(
 ) -> watch::Receiver<bool> {
     let (ready, is_ready) = watch::channel(false);
     let links = NodeLinks::new(dispatch.clone(), metrics.clone(), us.id.clone(), over.clone(), tasks.clone());
-    let following = Following { dispatch: dispatch.clone(), links, metrics: metrics.clone(), us, ready };
-    let watch = RouteWatch { following: Arc::new(following), directory, tasks: tasks.clone() };
+    let (dispatch, metrics, to_sweep) = (dispatch.clone(), metrics.clone(), Notify::new());
+    let following = Arc::new(Following { dispatch, links, metrics, us, ready, to_sweep });
+    tasks.spawn(over.clone().run_until_cancelled_owned(following.clone().run_sweeps()));
+    let watch = RouteWatch { following, directory, tasks: tasks.clone() };
     tasks.spawn(over.clone().run_until_cancelled_owned(watch.run()));
     is_ready
 }

@@ -4,6 +4,7 @@
 //! Must not: know routes or open pushes. Talks to: `board` (streams, queues), `feeds` (which links there are to be).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -39,6 +40,8 @@ pub(crate) struct LinkStream {
     pub(crate) epoch: u64,
     /// Something is in the queue, or the stream is over.
     pub(crate) work: Arc<Notify>,
+    /// The node is to be told that it is not alone.
+    pub(crate) vouched: Arc<AtomicBool>,
 }
 
 /// A link.
@@ -56,6 +59,8 @@ pub(crate) struct Link {
     down_since: Option<Instant>,
     /// The node is lost by what the directory lists.
     withheld: bool,
+    /// Shared with its streams, so that they need no lock.
+    vouched: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -93,6 +98,7 @@ impl Link {
     }
 
     fn go_down(&mut self, now: Instant) {
+        self.vouched.store(false, Relaxed);
         self.down_since.get_or_insert(now);
         self.work.notify_one();
     }
@@ -142,6 +148,7 @@ impl Links {
             work: Arc::new(Notify::new()),
             down_since: Some(now),
             withheld: false,
+            vouched: Arc::default(),
         };
         match self.links.get_mut(at) {
             Some(place) => *place = Some(link),
@@ -154,6 +161,13 @@ impl Links {
     pub(crate) fn withhold(&mut self, link: LinkId, withheld: bool) {
         if let Some(link) = self.get_mut(link) {
             link.withheld = withheld;
+        }
+    }
+
+    /// Whether the node of a link is to be told that it is not alone, which only a stream that is up does.
+    pub(crate) fn vouch(&self, link: LinkId, vouched: bool) {
+        if let Some(link) = self.get(link) {
+            link.vouched.store(vouched && link.is_up(), Relaxed);
         }
     }
 
@@ -178,7 +192,8 @@ impl Links {
         state.epoch = epoch;
         // Its own signal: the former stream might take one that is meant for this.
         state.work = Arc::new(Notify::new());
-        Some(LinkStream { link, epoch, work: state.work.clone() })
+        let (work, vouched) = (state.work.clone(), state.vouched.clone());
+        Some(LinkStream { link, epoch, work, vouched })
     }
 
     /// The node has welcomed the stream: it takes pushes from now on.

@@ -4,7 +4,9 @@
 //! Must not: queue anything itself: a stream pulls from its queue when the connection can take more, and only then
 //! are pushes handed over. Talks to: `dispatch`; a node's `ConnectNodeService`.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
@@ -12,7 +14,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use ringcast_proto::pubsub::connect_node_service_client::ConnectNodeServiceClient;
 use ringcast_proto::pubsub::{DeliverHello, DeliverRequest, DeliverResponse, Delivery};
 use ringcast_proto::{GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Streaming;
@@ -31,8 +33,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a link that is not routed to any more looks whether it can end.
 const RETIRE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often a node hears that we are there where nothing is pushed: it fences itself 8 s after the last of its signs
-/// of life, and a stream that says nothing counts as dead for as long as a keepalive may take.
+/// How often a node hears that we vouch for it where nothing is pushed: it fences itself 8 s after the last of its
+/// signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// How long a node may take to end a stream that we have ended.
@@ -157,7 +159,7 @@ impl Runner {
                 told = true;
             }
             let delay = delays.next().unwrap_or(OPEN_TIMEOUT);
-            self.new.retired.run_until_cancelled(tokio::time::sleep(delay)).await;
+            self.new.retired.run_until_cancelled(sleep(delay)).await;
             self.dispatch.drop_expired(self.new.link);
         }
     }
@@ -199,7 +201,7 @@ impl Runner {
                     Err(status) => return Err(LinkError::Broken(status)),
                 },
                 () = self.new.retired.cancelled(), if !retired => {}
-                () = tokio::time::sleep(RETIRE_INTERVAL), if retired => {}
+                () = sleep(RETIRE_INTERVAL), if retired => {}
             }
         }
         // Our side ends after what it has taken; the node's end says that it has read it.
@@ -209,31 +211,63 @@ impl Runner {
     }
 }
 
-/// What goes to the node: the hello, then whatever waits each time that the connection can take more, or a sign of life.
+/// What goes to the node: the hello, then whatever waits each time that the connection can take more, or a sign of life where
+/// it is due.
 fn outbound(
     dispatch: Arc<Dispatch>,
     stream: LinkStream,
     manager_id: String,
 ) -> impl Stream<Item = DeliverRequest> + Send + 'static {
-    let hello = DeliverRequest { hello: Some(DeliverHello { manager_id }), deliveries: Vec::new() };
-    let batches = stream::unfold((dispatch, stream), |(dispatch, stream)| async move {
+    let hello = DeliverRequest { hello: Some(DeliverHello { manager_id }), ..DeliverRequest::default() };
+    // One timer for as long as the stream lasts, looked after when it rings: to set one for each wait for pushes would
+    // cost every push.
+    let outbound = Outbound { dispatch, stream, alarm: Box::pin(sleep(SIGN_OF_LIFE)), sent: Instant::now() };
+    let batches = stream::unfold(outbound, |mut outbound| async move {
+        let request = outbound.next().await?;
+        Some((request, outbound))
+    });
+    stream::once(async { hello }).chain(batches)
+}
+
+struct Outbound {
+    dispatch: Arc<Dispatch>,
+    stream: LinkStream,
+    alarm: Pin<Box<Sleep>>,
+    /// When anything was sent last.
+    sent: Instant,
+}
+
+impl Outbound {
+    async fn next(&mut self) -> Option<DeliverRequest> {
         loop {
             let now = Instant::now();
-            match dispatch.take_batch(&stream, now) {
+            match self.dispatch.take_batch(&self.stream, now) {
                 Batch::Ended => return None,
-                Batch::Nothing => {
-                    if timeout(SIGN_OF_LIFE, stream.work.notified()).await.is_err() {
-                        return Some((DeliverRequest::default(), (dispatch, stream)));
-                    }
-                }
+                Batch::Nothing => {}
                 Batch::Pushes(pushes) => {
+                    self.sent = now;
                     let deliveries = pushes.into_iter().map(|queued| delivery(queued, now)).collect();
-                    return Some((DeliverRequest { hello: None, deliveries }, (dispatch, stream)));
+                    let vouched = self.stream.vouched.load(Relaxed);
+                    return Some(DeliverRequest { hello: None, deliveries, vouched });
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stream.work.notified() => {}
+                () = self.alarm.as_mut() => {
+                    let now = Instant::now();
+                    let is_due = now.duration_since(self.sent) >= SIGN_OF_LIFE;
+                    if is_due {
+                        self.sent = now;
+                    }
+                    self.alarm.as_mut().reset((self.sent + SIGN_OF_LIFE).into());
+                    if is_due && self.stream.vouched.load(Relaxed) {
+                        return Some(DeliverRequest { vouched: true, ..DeliverRequest::default() });
+                    }
                 }
             }
         }
-    });
-    stream::once(async { hello }).chain(batches)
+    }
 }
 
 /// The last node to take a push gets it without a copy.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry::{Directory, Entry};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::dispatch::Dispatch;
@@ -36,10 +36,12 @@ pub(crate) struct Following {
     pub(crate) us: Entry,
     /// Set true when pushes can be routed.
     pub(crate) ready: watch::Sender<bool>,
+    /// Routes of nodes that are gone are to be swept.
+    pub(crate) to_sweep: Notify,
 }
 
 impl Following {
-    /// Runs links that have come to be, drops tables that are not needed any more, sweeps what is gone, and says
+    /// Runs links that have come to be, drops tables that are not needed any more, has swept what is gone, and says
     /// whether pushes can be routed.
     pub(crate) fn follow_up(&self, new: Vec<NewLink>, former: Vec<Routes>) {
         new.into_iter().for_each(|link| self.links.start(link));
@@ -47,15 +49,20 @@ impl Following {
             tokio::task::spawn_blocking(move || drop(former));
         }
         if self.dispatch.is_sweeping() {
-            let dispatch = self.dispatch.clone();
-            tokio::spawn(async move {
-                while dispatch.sweep() {
-                    tokio::task::yield_now().await;
-                }
-            });
+            self.to_sweep.notify_one();
         }
         if !*self.ready.borrow() && self.dispatch.is_ready() {
             self.ready.send_replace(true);
+        }
+    }
+
+    /// Sweeps what is to be swept, until it is dropped.
+    pub(crate) async fn run_sweeps(self: Arc<Self>) {
+        loop {
+            self.to_sweep.notified().await;
+            while self.dispatch.sweep() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) told_by: u64,
     /// The feed has not told all that is on it.
     pub(crate) partial: bool,
+    /// The controller has lost its link.
+    pub(crate) unlinked: bool,
     /// How many sessions it holds.
     sessions: u64,
     state: NodeState,
@@ -210,6 +212,7 @@ impl Routes {
                 node.address = route.grpc_address;
                 node.told_by = route.link;
                 node.partial = route.partial;
+                node.unlinked = route.unlinked;
                 return;
             }
             self.forget(&route.node_id);
@@ -221,6 +224,7 @@ impl Routes {
             address: route.grpc_address,
             told_by: route.link,
             partial: route.partial,
+            unlinked: route.unlinked,
             sessions: 0,
             state: NodeState::Told,
             route: None,
@@ -410,6 +414,7 @@ impl Routes {
             address: node.address.clone(),
             told_by: node.told_by,
             partial: true,
+            unlinked: false,
             sessions: 0,
             state: NodeState::SetAside,
             route: None,

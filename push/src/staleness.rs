@@ -29,8 +29,6 @@ pub(crate) enum Following {
     Lost {
         /// Since its stream broke, or since it came into the list.
         since: Instant,
-        /// When anything was heard last, of a controller that was followed.
-        heard: Option<Instant>,
     },
 }
 
@@ -40,7 +38,7 @@ impl Following {
         match self {
             Self::Followed { heard, .. } => {
                 let silent = now.saturating_duration_since(heard) > SILENT_AFTER;
-                Self::Lost { since: if silent { heard } else { now }, heard: Some(heard) }
+                Self::Lost { since: if silent { heard } else { now } }
             }
             lost @ Self::Lost { .. } => lost,
         }
@@ -59,9 +57,6 @@ pub(crate) struct Sight {
     pub(crate) as_of: Option<Instant>,
     /// Since when it lacks ourselves.
     pub(crate) unlisted: Option<Instant>,
-    /// It is fixed and holds one controller. That one is the only source, and its short breaks need no word: as long as
-    /// they are shorter than a silence that needs none.
-    pub(crate) alone: bool,
 }
 
 /// Why the routes are stale, each with the time since when.
@@ -92,10 +87,7 @@ impl Staleness {
                     let silent = longer(heard, SILENT_AFTER).then_some(heard);
                     found.silent = earlier(found.silent, silent);
                 }
-                Following::Lost { heard, .. } if sight.alone => {
-                    found.lost = earlier(found.lost, heard.filter(|&heard| longer(heard, SILENT_AFTER)));
-                }
-                Following::Lost { since, .. } => found.lost = earlier(found.lost, Some(since)),
+                Following::Lost { since } => found.lost = earlier(found.lost, Some(since)),
             }
         }
         found
@@ -124,7 +116,7 @@ mod tests {
     }
 
     fn sight(as_of: Instant) -> Sight {
-        Sight { as_of: Some(as_of), unlisted: None, alone: false }
+        Sight { as_of: Some(as_of), unlisted: None }
     }
 
     fn stale(feeds: &[Following], sight: &Sight, now: Instant) -> Duration {
@@ -162,7 +154,7 @@ mod tests {
     #[test]
     fn a_controller_that_was_never_followed_is_stale_since_it_is_listed() {
         let start = Instant::now();
-        let feed = [Following::Lost { since: start, heard: None }];
+        let feed = [Following::Lost { since: start }];
         assert_eq!(stale(&feed, &sight(start), start + ms(30)), ms(30));
     }
 
@@ -190,17 +182,8 @@ mod tests {
         let now = start + ms(9000);
         let feeds = [
             Following::Followed { number: 1, heard: start + ms(7000) },
-            Following::Lost { since: start + ms(5000), heard: None },
+            Following::Lost { since: start + ms(5000) },
         ];
         assert_eq!(stale(&feeds, &sight(start + ms(4000)), now), ms(5000));
-    }
-
-    #[test]
-    fn the_only_controller_of_a_fixed_list_may_be_away_for_a_second() {
-        let start = Instant::now();
-        let broken = Following::Followed { number: 1, heard: start }.broken(start + ms(10));
-        let alone = Sight { as_of: None, unlisted: None, alone: true };
-        let at = |after| stale(&[broken], &alone, start + after);
-        assert_eq!((at(ms(1000)), at(ms(1001))), (ms(0), ms(1001)));
     }
 }

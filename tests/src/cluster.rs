@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use ringcast_proto::pubsub::{ListNodesRequest, NodeState};
 use tempfile::TempDir;
-use test_servers::{Etcd, EtcdOptions, MariaDb, MariaDbPair, Redis, RedisSentinel};
+use test_servers::{Etcd, EtcdOptions, MariaDb, MariaDbPair, Redis, RedisCluster, RedisSentinel};
 
 use crate::grpc::{Controller, Pusher};
 use crate::system::{self, Service};
@@ -60,8 +60,8 @@ pub struct ClusterPlan {
     pub managers: usize,
     /// See there.
     pub nodes: usize,
-    /// Redis with a replica and sentinels, instead of one server.
-    pub sentinels: bool,
+    /// How many Redis servers, and of which kind.
+    pub redis: RedisPlan,
     /// How many bytes etcd may have before it raises its alarm.
     pub etcd_quota: Option<u64>,
     /// The place of a node in a network of its own.
@@ -70,8 +70,26 @@ pub struct ClusterPlan {
 
 impl Default for ClusterPlan {
     fn default() -> Self {
-        Self { controllers: 3, managers: 3, nodes: 3, sentinels: false, etcd_quota: None, isolated: None }
+        Self {
+            controllers: 3,
+            managers: 3,
+            nodes: 3,
+            redis: RedisPlan::One,
+            etcd_quota: None,
+            isolated: None,
+        }
     }
+}
+
+/// Which Redis to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisPlan {
+    /// One server.
+    One,
+    /// A primary, a replica and sentinels.
+    Sentinels,
+    /// A Redis Cluster: three primaries, and a replica of each.
+    Cluster,
 }
 
 /// The Redis of a cluster.
@@ -80,6 +98,8 @@ pub enum RedisServers {
     One(Box<Redis>),
     /// A primary, a replica and sentinels.
     Sentinels(RedisSentinel),
+    /// A Redis Cluster.
+    Cluster(RedisCluster),
 }
 
 /// What a process is.
@@ -120,9 +140,10 @@ impl Cluster {
     pub async fn start(plan: ClusterPlan) -> Self {
         // Servers end with the thread that starts them: that of the test.
         let etcd = Etcd::with(EtcdOptions { members: 3, quota: plan.etcd_quota, ..EtcdOptions::default() });
-        let redis = match plan.sentinels {
-            false => RedisServers::One(Box::new(Redis::plain())),
-            true => RedisServers::Sentinels(Redis::sentinel()),
+        let redis = match plan.redis {
+            RedisPlan::One => RedisServers::One(Box::new(Redis::plain())),
+            RedisPlan::Sentinels => RedisServers::Sentinels(Redis::sentinel()),
+            RedisPlan::Cluster => RedisServers::Cluster(Redis::cluster()),
         };
         let maria = MariaDb::pair();
         let database = maria.fresh_database();
@@ -219,9 +240,23 @@ impl Cluster {
         self.signal_and_wait(part, libc::SIGINT).await
     }
 
+    /// Planned stops that begin at once, each to its end.
+    pub async fn terminate_together(&mut self, parts: &[Part]) -> Vec<ExitStatus> {
+        parts.iter().for_each(|part| self.part(*part).process.signal(libc::SIGTERM));
+        let mut ended = Vec::new();
+        for part in parts {
+            ended.push(self.end_of(*part).await);
+        }
+        ended
+    }
+
     async fn signal_and_wait(&mut self, part: Part, signal: libc::c_int) -> ExitStatus {
+        self.part(part).process.signal(signal);
+        self.end_of(part).await
+    }
+
+    async fn end_of(&mut self, part: Part) -> ExitStatus {
         let service = self.part(part);
-        service.process.signal(signal);
         eventually(&format!("{} has ended", service.id), STOP, async || {
             service.process.exited().ok_or("it runs")
         })
@@ -307,19 +342,36 @@ impl Cluster {
         Ok(nodes)
     }
 
-    /// The one Redis server; panics where there are sentinels.
+    /// The one Redis server; panics where the plan asks for others.
     pub fn one_redis(&mut self) -> &mut Redis {
         match &mut self.redis {
             RedisServers::One(redis) => redis,
-            RedisServers::Sentinels(_) => panic!("the plan asks for sentinels"),
+            _ => panic!("the plan asks for {:?}", self.plan.redis),
         }
     }
 
-    /// Redis with its sentinels; panics where there are none.
+    /// Redis with its sentinels; panics where the plan asks for others.
     pub fn redis_sentinels(&mut self) -> &mut RedisSentinel {
         match &mut self.redis {
             RedisServers::Sentinels(servers) => servers,
-            RedisServers::One(_) => panic!("the plan asks for one server"),
+            _ => panic!("the plan asks for {:?}", self.plan.redis),
+        }
+    }
+
+    /// The Redis Cluster; panics where the plan asks for others.
+    pub fn redis_cluster(&mut self) -> &mut RedisCluster {
+        match &mut self.redis {
+            RedisServers::Cluster(servers) => servers,
+            _ => panic!("the plan asks for {:?}", self.plan.redis),
+        }
+    }
+
+    /// The keys in Redis that match a pattern, sorted.
+    pub fn redis_keys(&self, pattern: &str) -> Vec<String> {
+        match &self.redis {
+            RedisServers::One(server) => server.keys(pattern),
+            RedisServers::Sentinels(servers) => servers.keys(pattern),
+            RedisServers::Cluster(servers) => servers.keys(pattern),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! client is back, presence and routes are right, and what could not be delivered was reported as such.
 #![cfg(feature = "cluster")]
 
+#[path = "cluster_faults/balance.rs"]
+mod balance;
 #[path = "cluster_faults/one.rs"]
 mod one;
 #[path = "cluster_faults/seed.rs"]
@@ -19,6 +21,7 @@ scenarios! {
     a_controller_dies_is_held_is_stopped = one::controller;
     a_push_manager_dies_is_held_is_stopped = one::push_manager;
     a_node_dies_is_held_is_stopped = one::node;
+    one_of_each_dies_is_held_is_stopped = several::one_of_each;
     two_nodes_die_at_once = several::two_nodes;
     all_controllers_die_and_a_node = several::all_controllers_and_a_node;
     everything_is_restarted_in_turn = several::rolling_restart;
@@ -29,6 +32,10 @@ scenarios! {
     a_push_manager_is_held_for_long = one::push_manager_for_long;
     #[ignore = "nightly: a held process takes its time"]
     a_node_is_held_for_long = one::node_for_long;
+    #[ignore = "nightly: a held process takes its time"]
+    one_of_each_is_held_for_long = several::one_of_each_for_long;
+    #[ignore = "nightly: many clients that come one by one"]
+    uneven_nodes_even_out_under_churn = balance::uneven_nodes;
     #[ignore = "nightly: a variant of those above"]
     two_controllers_die_at_once = several::two_controllers;
     #[ignore = "nightly: a variant of those above"]

@@ -25,6 +25,8 @@ scenarios! {
     etcd_is_out_of_space = etcd::out_of_space;
     #[ignore = "nightly: a rarer fault"]
     redis_is_paused = redis::paused;
+    #[ignore = "nightly: it takes six servers"]
+    a_part_of_a_redis_cluster_fails_over = redis::a_part_of_a_cluster_fails_over;
     #[ignore = "nightly: a rarer fault"]
     mariadb_is_read_only = mariadb::read_only;
 }

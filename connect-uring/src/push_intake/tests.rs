@@ -20,7 +20,7 @@ impl Manager {
     async fn connect(node: &FakeNode) -> Self {
         let mut manager = Self::connect_silently(node).await;
         let hello = Some(DeliverHello { manager_id: "manager".to_owned() });
-        manager.send(DeliverRequest { hello, deliveries: Vec::new() }).await;
+        manager.send(DeliverRequest { hello, ..Default::default() }).await;
         let welcome = manager.next().await.unwrap().welcome.expect("the first message is the welcome");
         assert_eq!((welcome.node_id.as_str(), welcome.incarnation), ("node-1", 7));
         manager
@@ -43,7 +43,7 @@ impl Manager {
     }
 
     async fn push(&self, deliveries: Vec<pubsub::Delivery>) {
-        self.send(DeliverRequest { hello: None, deliveries }).await;
+        self.send(DeliverRequest { deliveries, ..Default::default() }).await;
     }
 
     async fn next(&mut self) -> Result<DeliverResponse, Status> {
@@ -112,6 +112,24 @@ async fn a_push_reaches_every_shard_of_its_room_once_and_their_reports_are_summe
 }
 
 #[tokio::test]
+async fn only_a_push_manager_that_vouches_for_the_node_is_a_sign_of_life() {
+    let mut node = FakeNode::start(1, "127.0.0.1:1");
+    node.open_room(&RoomId::new("room").unwrap(), &[0]).await;
+    let signs = node.fence_watch().signs;
+    let mut manager = Manager::connect(&node).await;
+    manager.push(vec![to_room(1, "nobody's", "x")]).await;
+    manager.outcomes(1).await;
+    assert_eq!(signs.last(), None, "who calls does not know that it is heard, or that others have the node");
+    let deliveries = vec![to_room(2, "nobody's", "x")];
+    manager.send(DeliverRequest { vouched: true, deliveries, ..Default::default() }).await;
+    manager.outcomes(1).await;
+    let vouched = signs.last().expect("a sign of life");
+    manager.push(vec![to_room(3, "nobody's", "x")]).await;
+    manager.outcomes(1).await;
+    assert_eq!(signs.last(), Some(vouched));
+}
+
+#[tokio::test]
 async fn a_push_crosses_only_to_shards_that_have_somebody() {
     let mut node = FakeNode::start(3, "127.0.0.1:1");
     node.open_room(&RoomId::new("room").unwrap(), &[1]).await;
@@ -176,7 +194,7 @@ async fn a_shard_that_falls_too_far_behind_ends_the_stream() {
     let sender = manager.requests.clone();
     // Nobody takes anything off the lane: it must not take for ever.
     let flood = tokio::spawn(async move {
-        while sender.send(DeliverRequest { hello: None, deliveries: batch.clone() }).await.is_ok() {}
+        while sender.send(DeliverRequest { deliveries: batch.clone(), ..Default::default() }).await.is_ok() {}
     });
     let status = manager.next().await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");

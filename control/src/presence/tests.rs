@@ -113,9 +113,11 @@ fn a_snapshot_of_what_was_known_changes_nothing() {
     presence.join(first, arrival(1, "u"), &room("r"), 0, NOW);
     presence.take_changes();
     presence.lose_link(first, NOW);
+    let lost = |changes: Routes| (changes.nodes.len(), changes.nodes[0].unlinked, changes.rooms.len());
+    assert_eq!(lost(presence.take_changes()), (1, true, 0), "that the link is lost is told");
     let second = presence.register(card("a", 1), 1, 2);
     assert!(presence.snapshot_part(second, vec![(arrival(1, "u"), vec![room("r")])], true, NOW));
-    assert_eq!(presence.take_changes(), Routes::default());
+    assert_eq!(lost(presence.take_changes()), (1, false, 0), "and that it is back");
     assert!(!presence.is_current(first));
 }
 
@@ -145,8 +147,9 @@ fn a_node_is_gone_once_and_stands_for_its_routes() {
     assert_eq!(presence.lost(|card, since_ms| card.id.as_str() == "a" && since_ms == 5), [at.node]);
     assert!(presence.remove_node(at.node, true).is_some() && presence.remove_node(at.node, true).is_none());
     let changes = presence.take_changes();
-    assert_eq!((changes.nodes.len(), changes.rooms.len(), changes.users.len()), (1, 0, 0));
-    assert!(changes.nodes[0].gone && changes.nodes[0].moved);
+    assert_eq!((changes.nodes.len(), changes.rooms.len(), changes.users.len()), (2, 0, 0));
+    assert!(changes.nodes[0].unlinked && !changes.nodes[0].gone, "that its link is lost comes first");
+    assert!(changes.nodes[1].gone && changes.nodes[1].moved);
     assert_eq!(presence.figures(), Figures::default());
 }
 

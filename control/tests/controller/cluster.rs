@@ -188,6 +188,7 @@ async fn a_node_that_moves_is_told_moved_there_and_whole_here_and_its_members_ne
     let told = at_b.step().await;
     assert_eq!((told.nodes.len(), at_b.room("r", "n")), (1, 1), "whole with its routes: {told:?}");
     assert!(!told.nodes[0].partial);
+    assert!(at_a.step().await.nodes[0].unlinked, "its link is another controller's");
     let told = at_a.step().await;
     assert!(told.nodes[0].gone && told.nodes[0].moved && told.nodes[0].link == 1, "{told:?}");
     for _ in 0..3 {

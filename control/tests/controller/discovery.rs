@@ -96,6 +96,8 @@ async fn a_lost_node_stays_while_it_is_listed_and_leaves_when_it_is_not() {
         (nodes[0].state() == NodeState::Lost).then_some(())
     };
     until_so("the loss", lost).await;
+    assert!(follower.step().await.nodes[0].unlinked);
+    follower.acknowledge().await;
     let quiet = tokio::time::timeout(LEASE / 2, follower.step()).await;
     assert!(quiet.is_err(), "a node that is alive was removed: {quiet:?}");
     listed.registration.revoke().await;

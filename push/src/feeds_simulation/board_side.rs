@@ -20,7 +20,7 @@ impl World {
     fn listing(&self) -> Listing {
         let controllers = self.controllers.iter().enumerate().filter(|(_, it)| it.listed);
         let controllers = controllers.map(|(c, it)| controller(&format!("c{c}"), it.incarnation));
-        let nodes = self.nodes.iter().enumerate().filter(|(_, it)| it.listed);
+        let nodes = self.nodes.iter().enumerate().filter(|(_, it)| it.listed && !it.hidden);
         let nodes = nodes.map(|(n, it)| entry(Kind::Node, &node_id(n), it.incarnation));
         let us = entry(Kind::PushManager, "p", 1);
         let entries = controllers.chain(nodes).chain([us.clone()]).collect();
@@ -34,8 +34,11 @@ impl World {
             let stays = listing.controllers.contains(&entry);
             let known = std::mem::replace(&mut self.controllers[c].known, false);
             if self.controllers[c].feed.is_some() && !(stays && known) {
-                // A controller that is not listed confirms nothing without us.
-                self.break_feed(c);
+                // Whoever follows a controller that leaves is ended, and says nothing more to the board.
+                self.cut_feed(c);
+                if stays {
+                    self.lose_feed(c);
+                }
             }
             self.controllers[c].known = stays && self.controllers[c].alive;
             if !stays {
@@ -69,16 +72,26 @@ impl World {
     }
 
     pub(super) fn break_feed(&mut self, c: usize) {
+        self.cut_feed(c);
+        self.lose_feed(c);
+        self.confirm(c);
+    }
+
+    /// The feed's stream is over for the controller.
+    fn cut_feed(&mut self, c: usize) {
         let controller = &mut self.controllers[c];
         if !matches!(controller.follower, Follower::Off) {
             controller.follower = Follower::Off;
             controller.steps.clear();
             self.hit("break");
         }
+    }
+
+    /// And for the board.
+    fn lose_feed(&mut self, c: usize) {
         if let Some(feed) = self.controllers[c].feed {
             self.board.feeds.lose(feed, self.now);
         }
-        self.confirm(c);
     }
 
     /// The board opens a feed: its snapshot is made now, and every later step follows.

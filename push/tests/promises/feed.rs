@@ -105,8 +105,8 @@ async fn without_a_feed_the_routes_go_on_and_every_report_says_how_old_they_are(
         }
     })
     .await;
-    assert!(told >= 1000, "{told} ms");
-    assert!(lost.elapsed() < Duration::from_secs(3), "told after {:?}", lost.elapsed());
+    assert!(u128::from(told) <= lost.elapsed().as_millis() + 1, "{told} ms of {:?}", lost.elapsed());
+    assert!(lost.elapsed() < Duration::from_millis(900), "told after {:?}", lost.elapsed());
 
     system.controller.restart();
     system.controller.set_room(room("later", &node, 1));

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ringcast_proto::pubsub::push_manager_service_client::PushManagerServiceClient;
-use ringcast_proto::pubsub::{PushStreamRequest, PushToRoomRequest, ReportMode, StreamedPush, streamed_push};
+use ringcast_proto::pubsub::{
+    NodeRoute, PushStreamRequest, PushToRoomRequest, ReportMode, StreamedPush, streamed_push,
+};
 
 use crate::node::{Behaviour, FakeNode};
 use crate::{
@@ -26,6 +28,31 @@ async fn a_node_that_dies_in_mid_push_is_unknown_at_once() {
     assert_eq!(by_node(response.report.as_ref().unwrap()), [("a", written(2)), ("b", unknown(5))]);
     assert_eq!(total(&response).members, 7);
     assert!(response.success);
+}
+
+#[tokio::test]
+async fn a_node_is_vouched_for_until_a_controller_that_is_followed_has_lost_it() {
+    let node = FakeNode::start("a", Behaviour::Answer(written(1)));
+    let mut system = System::with_room(&[(&node, 1)]).await;
+    // Twice, for one may be on its way.
+    let vouched = async || {
+        node.is_vouched_for().await;
+        node.is_vouched_for().await;
+    };
+    soon("two signs", vouched()).await;
+    system.controller.set_node(NodeRoute { unlinked: true, ..node.route() });
+    system.in_step().await;
+    let none = tokio::time::timeout(Duration::from_secs(5), vouched()).await;
+    assert!(none.is_err(), "the controller has lost it, and will take its members out");
+    assert_eq!(total(&system.push(to_room("r", PATIENCE)).await), written(1), "it is routed to");
+    system.controller.set_node(node.route());
+    system.in_step().await;
+    soon("two signs", vouched()).await;
+    // A controller that nobody hears of may have been wrong, and takes nobody out.
+    system.controller.set_node(NodeRoute { unlinked: true, ..node.route() });
+    system.in_step().await;
+    system.controller.kill();
+    soon("two signs", vouched()).await;
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ struct Intake {
     received: Arc<Mutex<Vec<Delivery>>>,
     count: watch::Sender<usize>,
     streams: watch::Sender<usize>,
+    /// Requests by which the push manager vouched for it.
+    vouched: watch::Sender<usize>,
 }
 
 pub(crate) struct FakeNode {
@@ -66,6 +68,7 @@ impl FakeNode {
             received: Arc::default(),
             count: watch::Sender::new(0),
             streams: watch::Sender::new(0),
+            vouched: watch::Sender::new(0),
         };
         Self { id: id.into(), address, intake, runtime: None, _reserved: reserved }
     }
@@ -117,6 +120,13 @@ impl FakeNode {
         self.intake.streams.subscribe().wait_for(|have| *have >= streams).await.unwrap();
     }
 
+    /// Waits until it is vouched for once more.
+    pub(crate) async fn is_vouched_for(&self) {
+        let mut vouched = self.intake.vouched.subscribe();
+        let before = *vouched.borrow_and_update();
+        vouched.wait_for(|now| *now > before).await.unwrap();
+    }
+
     /// How many streams have been opened.
     pub(crate) fn streams(&self) -> usize {
         *self.intake.streams.borrow()
@@ -147,6 +157,7 @@ impl Intake {
             return answers.closed().await;
         }
         while let Ok(Some(request)) = pushes.message().await {
+            self.vouched.send_modify(|vouched| *vouched += usize::from(request.vouched));
             let behaviour = *self.behaviour.lock().unwrap();
             let outcomes = request.deliveries.iter().filter_map(|delivery| match behaviour {
                 Behaviour::Answer(outcomes) if delivery.report_mode() == ReportMode::Full => {

@@ -314,7 +314,7 @@ fn tell(name: &str, verdict: &Verdict) {
     );
 }
 
-/// No session, room or route is left anywhere.
+/// No session, room or route is left anywhere, and every service is registered once.
 async fn nothing_is_left(cluster: &mut Cluster) {
     for node in &cluster.nodes {
         eventually(&format!("{} is empty", node.id), EMPTY, async || {
@@ -333,6 +333,21 @@ async fn nothing_is_left(cluster: &mut Cluster) {
         })
         .await;
     }
+    eventually("Redis holds nodes only", EMPTY, async || {
+        let mut left = cluster.redis_keys("ringcast:{r:*");
+        left.extend(cluster.redis_keys("ringcast:{u:*"));
+        left.extend(cluster.redis_keys("ringcast:{n:*}:sessions"));
+        let links = cluster.redis_keys("ringcast:{n:*}:link");
+        let all = left.is_empty() && links.len() == cluster.nodes.len();
+        if all { Ok(()) } else { Err(format!("{left:?}, {links:?}")) }
+    })
+    .await;
+    let services = cluster.controllers.len() + cluster.managers.len() + cluster.nodes.len();
+    eventually("etcd holds the services that run", EMPTY, async || {
+        let keys = cluster.etcd.get_prefix("/ringcast/");
+        if keys.len() == services { Ok(()) } else { Err(format!("{keys:?}")) }
+    })
+    .await;
     for manager in &cluster.managers {
         eventually(&format!("{} has no routes", manager.id), EMPTY, async || {
             let left =

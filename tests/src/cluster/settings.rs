@@ -70,6 +70,9 @@ fn stores(cluster: &Cluster) -> String {
             let (addresses, master) = (servers.addresses().join(","), servers.master_name());
             let _ = write!(text, "redis:\n  addr: '{addresses}'\n  sentinel_master: {master}\n");
         }
+        RedisServers::Cluster(servers) => {
+            let _ = write!(text, "redis:\n  addr: '{}'\n  cluster: true\n", servers.addresses().join(","));
+        }
     }
     let (maria, database) = (&cluster.maria, &cluster.database);
     // A JSON text is a YAML text, whatever the password holds.

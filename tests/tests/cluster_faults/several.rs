@@ -8,6 +8,64 @@ use crate::one::{linked, links_have_left};
 
 const LEASE_BOUND: Duration = Duration::from_secs(15);
 
+/// Held for so long, processes are late, and nothing more.
+const SHORT_STOP: Duration = Duration::from_secs(3);
+
+/// A controller that has links, a push manager and a node.
+fn one_of_each_with(node: usize, drill: &Drill) -> [Part; 3] {
+    [Part::Controller(linked(&drill.cluster)), Part::Manager(node), Part::Node(node)]
+}
+
+pub(crate) async fn one_of_each() -> Figures {
+    let mut drill = Drill::begin("one of each", DrillPlan::default()).await;
+
+    let (parts, clients) = (one_of_each_with(0, &drill), drill.crowd.by_node()[0]);
+    drill.fault();
+    parts.iter().for_each(|part| drill.cluster.kill(*part));
+    drill.has_bitten(clients, Duration::from_secs(10)).await;
+    drill.all_are_back(Duration::from_secs(25)).await;
+    drill.presence_is_right("after one of each died", LEASE_BOUND).await;
+    assert!(drill.reports().0 > 50, "the others push on: {:?}", drill.reports());
+    parts.iter().for_each(|part| drill.cluster.restart(*part));
+    drill.cluster.whole().await;
+
+    let parts = one_of_each_with(1, &drill);
+    drill.fault();
+    parts.iter().for_each(|part| drill.cluster.stop(*part));
+    drill.load_for(SHORT_STOP).await;
+    parts.iter().for_each(|part| drill.cluster.cont(*part));
+    drill.cluster.whole().await;
+    drill.some_join(Duration::from_secs(10)).await;
+    assert_eq!(drill.lost(), 0, "nothing but late: {:?}", drill.endings());
+
+    let (parts, clients) = (one_of_each_with(2, &drill), drill.crowd.by_node()[2]);
+    drill.fault();
+    for status in drill.cluster.terminate_together(&parts).await {
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+    let endings: Vec<(String, usize)> = drill.endings().into_iter().collect();
+    assert_eq!(endings, [("closed 1012".to_owned(), clients)], "every client of the node was told");
+    drill.all_are_back(drill.since_fault() + Duration::from_secs(15)).await;
+    drill.presence_is_right("after one of each was stopped", LEASE_BOUND).await;
+    parts.iter().for_each(|part| drill.cluster.restart(*part));
+    drill.end(Bounds::announced(0.03)).await
+}
+
+pub(crate) async fn one_of_each_for_long() -> Figures {
+    let mut drill = Drill::begin("one of each held for long", DrillPlan::default()).await;
+    let (parts, clients) = (one_of_each_with(1, &drill), drill.crowd.by_node()[1]);
+    let long = drill.times.long_stop;
+    drill.fault();
+    parts.iter().for_each(|part| drill.cluster.stop(*part));
+    drill.has_bitten(clients, Duration::from_secs(12)).await;
+    drill.all_are_back(Duration::from_secs(30)).await;
+    drill.load_for(long.saturating_sub(drill.since_fault())).await;
+    parts.iter().for_each(|part| drill.cluster.cont(*part));
+    drill.cluster.whole().await;
+    drill.presence_is_right("after one of each was held", drill.since_fault() + LEASE_BOUND).await;
+    drill.end(Bounds::announced(0.2)).await
+}
+
 pub(crate) async fn two_nodes() -> Figures {
     let mut drill = Drill::begin("two nodes at once", DrillPlan::default()).await;
     let by_node = drill.crowd.by_node();

@@ -67,6 +67,7 @@ pub(crate) async fn compacted() -> Figures {
     // Those who watch are cut off with the members, and what they would go on from is gone.
     for member in 0..3 {
         drill.cluster.etcd.kill(member);
+        drill.cluster.etcd.leader();
         drill.cluster.etcd.put("/elsewhere", &format!("before {member} is back"));
         drill.cluster.etcd.compact();
         drill.cluster.etcd.start_again(member);

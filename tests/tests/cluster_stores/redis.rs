@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringcast_tests::cluster::{Bounds, ClusterPlan, Drill, DrillPlan, Figures, Part};
+use ringcast_tests::cluster::{Bounds, ClusterPlan, Drill, DrillPlan, Figures, Part, RedisPlan};
 
 /// Until presence is right where the store had lost it.
 const REBUILT: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ pub(crate) async fn killed_empty() -> Figures {
 }
 
 pub(crate) async fn fails_over() -> Figures {
-    let cluster = ClusterPlan { sentinels: true, ..ClusterPlan::default() };
+    let cluster = ClusterPlan { redis: RedisPlan::Sentinels, ..ClusterPlan::default() };
     let mut drill = Drill::begin("Redis fails over", DrillPlan { cluster, ..DrillPlan::default() }).await;
     let before = drill.cluster.redis_sentinels().primary();
     drill.fault();
@@ -39,6 +39,26 @@ pub(crate) async fn fails_over() -> Figures {
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.cluster.redis_sentinels().servers()[before].start_again();
     drill.end(Bounds::announced(0.01)).await
+}
+
+pub(crate) async fn a_part_of_a_cluster_fails_over() -> Figures {
+    let cluster = ClusterPlan { redis: RedisPlan::Cluster, ..ClusterPlan::default() };
+    let plan = DrillPlan { cluster, ..DrillPlan::default() };
+    let mut drill = Drill::begin("a part of a Redis Cluster fails over", plan).await;
+    drill.fault();
+    // The part that has the list of nodes.
+    let ended = drill.cluster.redis_cluster().failover("ringcast:nodes");
+    let took = drill.since_fault();
+    drill.figures.note("a replica stands in", took);
+    drill.some_join(Duration::from_secs(20)).await;
+    drill.presence_is_right("after a part failed over", REBUILT).await;
+    assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
+    drill.cluster.redis_cluster().servers()[ended].start_again();
+    drill.kill(Part::Node(0)).await;
+    drill.all_are_back(Duration::from_secs(15)).await;
+    drill.presence_is_right("after a node died", REBUILT).await;
+    drill.cluster.restart(Part::Node(0));
+    drill.end(Bounds::announced(0.02)).await
 }
 
 pub(crate) async fn paused() -> Figures {
