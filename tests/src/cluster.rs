@@ -331,17 +331,6 @@ impl Cluster {
         links::connected_to(self.nodes[node].process.pid(), &ports)
     }
 
-    /// The nodes that have connections to a controller.
-    pub fn nodes_of(&self, controller: usize) -> anyhow::Result<Vec<usize>> {
-        let mut nodes = Vec::new();
-        for node in 0..self.nodes.len() {
-            if self.controllers_of(node)?.contains(&controller) {
-                nodes.push(node);
-            }
-        }
-        Ok(nodes)
-    }
-
     /// The one Redis server; panics where the plan asks for others.
     pub fn one_redis(&mut self) -> &mut Redis {
         match &mut self.redis {

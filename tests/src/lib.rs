@@ -31,4 +31,4 @@ pub use process::Process;
 pub use push_frame::PushFrame;
 pub use system::{Service, System, SystemPlan};
 pub use variant::Variant;
-pub use wait::{alone, eventually};
+pub use wait::{alone, eventually, eventually_every};

@@ -5,13 +5,14 @@
 //!
 //! | found | rule |
 //! | --- | --- |
-//! | `silent` | a connection was joined before a push left for its push manager and lasted well past the answer, did not get it, and the answer does not announce it: it neither counts so many sessions of that node as dropped, queued or unknown, nor says that the user was offline or that routes were stale |
+//! | `silent` | a connection was joined before a push left for its push manager and lasted well past the answer, did not get it, and the answer does not announce it: it neither counts so many sessions of that node as dropped, unknown, or queued for a connection that ended later, nor says that the user was offline or that routes were stale |
 //! | `doubled` | a connection got a push twice |
 //! | `reordered` | a connection got a room's pushes through one push manager in another order than they were accepted |
 //! | `strangers` | a connection got a push that was not for it, that nobody made, or that was refused |
 //! | `overstated` | an answer says written of more sessions of a node than got it or may have gone with it unread |
 //! | `denied` | an answer knows of fewer sessions of a node than got the push |
 //! | `stuck` | a client was not connected at the end |
+//! | `forgotten` | nothing was ever said of a push by a push manager that was there |
 //!
 //! What answers announce is counted apart, by kind: how much of it is right is for the scenario to say.
 
@@ -57,6 +58,8 @@ pub enum Said {
     Refused(String),
     /// Nothing: it was handed over, and the push manager was lost.
     Nothing(String),
+    /// Nothing, although its push manager was there long after its deadline, and answered others.
+    Forgotten(String),
 }
 
 /// A push, and what was said of it.
@@ -129,6 +132,8 @@ pub struct Verdict {
     pub denied: Findings,
     /// Clients that were not connected at the end.
     pub stuck: Findings,
+    /// Pushes of which a push manager that was there never said anything.
+    pub forgotten: Findings,
 }
 
 /// Findings of one kind: how many, and some of them in words.
@@ -165,6 +170,7 @@ impl Verdict {
             ("overstated", &self.overstated),
             ("denied", &self.denied),
             ("stuck", &self.stuck),
+            ("never answered", &self.forgotten),
         ];
         let found = kinds.into_iter().filter(|(_, findings)| findings.count > 0);
         found
@@ -263,6 +269,8 @@ struct Case<'a> {
 struct AtNode {
     got: u64,
     missing: Vec<u32>,
+    /// Of these, those whose connection never ended: what is queued for them has to be there in the end.
+    stayed: u64,
     /// Connections that came or went around the push: they may have had a place in its report.
     passing: u64,
 }
@@ -308,6 +316,7 @@ impl Case<'_> {
                     verdict.expected += 1;
                     if !got {
                         node.missing.push(*client);
+                        node.stayed += u64::from(span.ended_ns == u64::MAX);
                     }
                 } else if !got && span.touches(from_ns.saturating_sub(margin_ns), to_ns) {
                     node.passing += 1;
@@ -322,6 +331,11 @@ impl Case<'_> {
                     "unanswered",
                     nodes.iter().map(|node| node.missing.len() as u64).sum(),
                 );
+            }
+            Said::Forgotten(why) => {
+                let push = self.push;
+                verdict.unanswered += 1;
+                verdict.forgotten.add(1, || format!("{:?} for {:?}: {why}", push.id, push.audience));
             }
             // Whoever was refused knows that nobody has it.
             Said::Refused(_) => verdict.unanswered += 1,
@@ -339,7 +353,8 @@ impl Case<'_> {
         let said = line.and_then(|line| line.outcomes).unwrap_or_default();
         let mut missing = node.missing.len() as u64;
         for (kind, announced) in announcements(&said) {
-            let taken = missing.min(announced);
+            let most = if kind == "queued" { missing.saturating_sub(node.stayed) } else { missing };
+            let taken = most.min(announced);
             self.announce(verdict, kind, taken);
             missing -= taken;
         }
@@ -369,8 +384,8 @@ impl Case<'_> {
 
 fn announcements(said: &Outcomes) -> [(&'static str, u64); 5] {
     [
-        ("unknown", said.unknown),
         ("queued", said.queued),
+        ("unknown", said.unknown),
         ("closed", said.dropped_closed),
         ("slow", said.dropped_slow),
         ("shed", said.dropped_shed),

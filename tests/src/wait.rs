@@ -13,18 +13,28 @@ const POLL: Duration = Duration::from_millis(20);
 pub async fn eventually<T, E: std::fmt::Debug>(
     what: &str,
     timeout: Duration,
+    probe: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    eventually_every(POLL, what, timeout, probe).await
+}
+
+/// The same for what costs more to look at, so that looking does not slow down what is waited for.
+pub async fn eventually_every<T, E: std::fmt::Debug>(
+    poll: Duration,
+    what: &str,
+    timeout: Duration,
     mut probe: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let last = match tokio::time::timeout(left.max(POLL), probe()).await {
+        let last = match tokio::time::timeout(left.max(poll), probe()).await {
             Ok(Ok(found)) => return found,
             Ok(Err(last)) => format!("{last:?}"),
             Err(_) => "no answer".into(),
         };
         assert!(Instant::now() < deadline, "{what}: not within {timeout:?}; last seen: {last}");
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(poll).await;
     }
 }
 

@@ -59,6 +59,7 @@ async fn without_push_managers_and_etcd() -> Figures {
     let mut drill = begin("a node without push managers and etcd").await;
     drill.fault();
     network(&drill).black_hole(&[Peers::Etcd, Peers::PushManagers]);
+    drill.is_unrouted(NODE, Duration::from_secs(8)).await;
     lease_is_over(&mut drill).await;
     drill.load().await;
     assert_eq!(drill.lost(), 0, "a controller has it: {:?}", drill.endings());
@@ -115,10 +116,14 @@ async fn flapping() -> Figures {
         network(&drill).heal();
         drill.load_for(Duration::from_secs(1)).await;
     }
+    let losses = || drill.cluster.nodes[NODE].metric("ringcast_node_controller_link_losses_total");
+    let before = losses().expect("the node's metrics");
     for _ in 0..TURNS / 2 {
         network(&drill).cut(&ALL_SERVICES);
         drill.load_for(Duration::from_secs(1)).await;
     }
+    let lost = losses().expect("the node's metrics") - before;
+    assert!(lost >= f64::from(TURNS / 4), "{lost} of {} cuts were felt", TURNS / 2);
     assert_eq!(drill.lost(), 0, "flaps are not outages: {:?}", drill.endings());
     drill.end(Bounds::announced(0.2)).await
 }
@@ -166,5 +171,7 @@ async fn fenced(drill: &mut Drill, clients: usize) {
     };
     assert!(endings.keys().all(told), "each was told to come back: {endings:?}");
     drill.all_are_back(Duration::from_secs(40)).await;
-    drill.presence_is_right("after a node fenced itself", Duration::from_secs(15)).await;
+    drill
+        .presence_is_right("after a node fenced itself", drill.since_fault() + Duration::from_secs(15))
+        .await;
 }

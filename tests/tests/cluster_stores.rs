@@ -20,6 +20,10 @@ scenarios! {
     mariadb_dies = mariadb::dies;
     mariadb_is_promoted = mariadb::promoted;
     #[ignore = "nightly: a rarer fault"]
+    etcds_leader_is_held = etcd::leader_is_held;
+    #[ignore = "nightly: a rarer fault"]
+    mariadb_is_held = mariadb::held;
+    #[ignore = "nightly: a rarer fault"]
     etcd_is_compacted = etcd::compacted;
     #[ignore = "nightly: a rarer fault"]
     etcd_is_out_of_space = etcd::out_of_space;

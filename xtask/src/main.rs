@@ -36,7 +36,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// The same for longer: more simulation seeds, and the tests that are marked as too long for every day.
+    /// The same for longer: more simulation seeds, the tests that are marked as too long for every day, the cluster's
+    /// faults with 10,000 clients and outages of full length, ten rounds of those that are measured.
     Nightly,
     /// What has to pass before a change lands: format, lints, docs, licences and advisories, build, tests.
     Ci,

@@ -69,11 +69,6 @@ const NEEDS: [Need; 14] = [
         is_there: || has_anywhere("mariadb"),
     },
     Need {
-        what: "iptables, to cut the network of a test's own",
-        packages: &["iptables"],
-        is_there: || has_anywhere("iptables"),
-    },
-    Need {
         what: "openssl, for certificates of a test's own",
         packages: &["openssl"],
         is_there: || has("openssl"),

@@ -26,23 +26,31 @@ pub(crate) struct Suite {
     pub(crate) env: Vec<(&'static str, &'static str)>,
     /// Whether the end-to-end tests run on the other drivers, too.
     pub(crate) all_drivers: bool,
+    /// The cluster's scenarios that are run ten times more, for the median and the worst of their times.
+    pub(crate) measured: &'static [&'static str],
     /// How long one run of all tests may take, in minutes.
     pub(crate) minutes: u64,
 }
 
 impl Default for Suite {
     fn default() -> Self {
-        Self { cargo_args: Vec::new(), env: Vec::new(), all_drivers: true, minutes: 40 }
+        Self { cargo_args: Vec::new(), env: Vec::new(), all_drivers: true, measured: &[], minutes: 40 }
     }
 }
 
 impl Suite {
-    /// Longer: ten times the seeds, and the tests that carry `#[ignore = "nightly: ..."]`.
+    /// Longer: ten times the seeds, the tests that carry `#[ignore = "nightly: ..."]`, and the cluster's faults with
+    /// 10,000 clients and outages as long as they are promised to be survived.
     pub(crate) fn nightly() -> Self {
         Self {
             cargo_args: ["--", "--include-ignored"].map(str::to_owned).to_vec(),
-            env: vec![("RINGCAST_SIM_SEEDS", "2560")],
+            env: vec![
+                ("RINGCAST_SIM_SEEDS", "2560"),
+                ("RINGCAST_FAULTS_CLIENTS", "10000"),
+                ("RINGCAST_FAULTS_TIMES", "real"),
+            ],
             all_drivers: true,
+            measured: &["seed_1_a_node_dies", "a_storm_of_clients_is_back_in_15_s"],
             minutes: 240,
         }
     }
@@ -58,28 +66,35 @@ impl Suite {
         let mut args: Vec<&str> = [&test[..], &CHECKS].concat();
         args.extend(self.cargo_args.iter().map(String::as_str));
         let mut sum = Sum::default();
-        self.test(root, &args, None, &mut sum);
+        self.test(root, &args, None, &[], &mut sum);
         if self.all_drivers {
             // The same packages and features, or cargo would build anew; only the end-to-end tests.
             let names = end_to_end_tests(root)?;
             let mut args: Vec<&str> = [&test[..], &CHECKS].concat();
             args.extend(names.iter().flat_map(|name| ["--test", name]));
             for driver in OTHER_DRIVERS {
-                self.test(root, &args, Some(driver), &mut sum);
+                let what = format!("the end-to-end tests, {driver}");
+                self.test(root, &args, Some(&what), &[("RINGCAST_TEST_DRIVER", driver)], &mut sum);
             }
+        }
+        if !self.measured.is_empty() {
+            let names = self.measured.iter().copied();
+            let only = ["--test", "cluster_faults", "--", "--nocapture", "--exact"].into_iter().chain(names);
+            let args: Vec<&str> = test.into_iter().chain(CHECKS).chain(only).collect();
+            let ten = [("RINGCAST_FAULTS_REPEATS", "10")];
+            self.test(root, &args, Some("ten rounds of what is measured"), &ten, &mut sum);
         }
         println!("{} passed, {} failed", sum.passed, sum.failed);
         Ok(if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     /// One `cargo test`; what failed is in the sum.
-    fn test(&self, root: &Path, args: &[&str], driver: Option<&str>, sum: &mut Sum) {
+    fn test(&self, root: &Path, args: &[&str], what: Option<&str>, env: &[(&str, &str)], sum: &mut Sum) {
         let mut step = Step::new("cargo", args).minutes(self.minutes);
-        if let Some(driver) = driver {
-            step =
-                step.env("RINGCAST_TEST_DRIVER", driver).called(&format!("the end-to-end tests, {driver}"));
+        if let Some(what) = what {
+            step = step.called(what);
         }
-        for (name, value) in &self.env {
+        for (name, value) in self.env.iter().chain(env) {
             step = step.env(name, value);
         }
         let failed_before = sum.failed;

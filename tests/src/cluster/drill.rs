@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loadgen::{Ended, monotonic_ns};
 
@@ -15,9 +15,9 @@ use super::presence;
 use super::pushers::{PushLoad, Pushers};
 use super::repeats::{Times, clients};
 use super::{Cluster, ClusterPlan, Part};
-use crate::eventually;
 use crate::grpc::{Controller, total};
 use crate::oracle::{Push, Records, Said, Verdict, judge};
+use crate::{eventually, eventually_every};
 
 /// Pushes a second through each push manager.
 const RATE: f64 = 30.0;
@@ -33,6 +33,9 @@ const MARGIN: Duration = Duration::from_millis(1_500);
 
 /// How long nodes, controllers and routes may take to be empty when all clients have left.
 const EMPTY: Duration = Duration::from_secs(15);
+
+/// How often what costs something is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// For how long no push may have gone to a node that is said to be out of routing.
 const UNROUTED: Duration = Duration::from_secs(1);
@@ -129,7 +132,7 @@ impl Drill {
     /// Waits until at least so many connections have ended since the fault: it bit.
     pub async fn has_bitten(&mut self, connections: usize, within: Duration) {
         let what = format!("{}: {connections} connections are lost", self.name);
-        eventually(&what, within, async || {
+        eventually_every(LOOK, &what, within, async || {
             let lost = self.lost();
             if lost >= connections { Ok(()) } else { Err(lost) }
         })
@@ -151,14 +154,15 @@ impl Drill {
     }
 
     /// Waits until each controller that runs lists exactly those who are connected, and notes how long after the fault
-    /// that was; clients may not come or go meanwhile.
+    /// that was, which may be `within` of it; clients may not come or go meanwhile.
     pub async fn presence_is_right(&mut self, figure: &str, within: Duration) {
-        self.presence_agrees(within).await;
+        self.presence_agrees(within.saturating_sub(self.since_fault()).max(LOOK)).await;
         let took = self.since_fault();
         self.figures.note(format!("presence is right, {figure}"), took);
     }
 
     async fn presence_agrees(&mut self, within: Duration) {
+        let deadline = Instant::now() + within;
         for place in 0..self.cluster.controllers.len() {
             let service = &mut self.cluster.controllers[place];
             if service.process.exited().is_some() {
@@ -166,7 +170,8 @@ impl Drill {
             }
             let (address, what) = (service.grpc, format!("{}: the presence of {}", self.name, service.id));
             let crowd = &mut self.crowd;
-            eventually(&what, within, async || {
+            let left = deadline.saturating_duration_since(Instant::now()).max(LOOK);
+            eventually_every(LOOK, &what, left, async || {
                 let controller = Controller::connect(address).await.map_err(|error| error.to_string())?;
                 let said = presence::read(&controller).await.map_err(|status| status.to_string())?;
                 let spans = crowd.spans();
@@ -179,11 +184,13 @@ impl Drill {
 
     /// Some clients leave and join anew, which must work now.
     pub async fn some_join(&mut self, within: Duration) {
-        let (before, joining) = (self.crowd.joins(), REJOINING.min(self.crowd.clients.len()));
+        let (since, joining) = (monotonic_ns(), REJOINING.min(self.crowd.clients.len()));
         self.crowd.rejoin(0..joining);
         let what = format!("{}: {joining} clients join anew", self.name);
-        eventually(&what, within, async || {
-            let joined = self.crowd.joins() - before;
+        eventually_every(LOOK, &what, within, async || {
+            let spans = self.crowd.spans();
+            let anew = |client: &usize| spans.of(*client).last().is_some_and(|span| span.from_ns > since);
+            let joined = (0..joining).filter(anew).count();
             if joined >= joining { Ok(()) } else { Err(joined) }
         })
         .await;
@@ -204,16 +211,23 @@ impl Drill {
         let since = pushes.iter().filter(|push| push.sent_ns >= self.fault_ns);
         let stale = since.filter_map(|push| match &push.said {
             Said::Report(report) => Some(report.routes_stale_ms > 0),
-            Said::Refused(_) | Said::Nothing(_) => None,
+            Said::Refused(_) | Said::Nothing(_) | Said::Forgotten(_) => None,
         });
         stale.fold((0, 0), |(all, stale), is| (all + 1, stale + usize::from(is)))
     }
 
-    /// Waits until pushes no more go to a node that is dead, and notes since when.
+    /// Pushes went on: so large a share of what was due since the fault was reported, 0 to 1.
+    pub fn pushes_went_on(&self, share: f64) {
+        let due = RATE * self.cluster.managers.len() as f64 * self.since_fault().as_secs_f64();
+        let (reports, _) = self.reports();
+        assert!(reports as f64 >= share * due, "{}: {reports} reports of {due:.0} pushes", self.name);
+    }
+
+    /// Waits until pushes no more go to a node that is dead, and notes since when: `within` of the fault.
     pub async fn is_unrouted(&mut self, node: usize, within: Duration) {
         let (id, since) = (self.cluster.nodes[node].id.clone(), self.fault_ns);
         let what = format!("{}: {id} is out of routing", self.name);
-        let last = eventually(&what, within, async || {
+        let last = eventually_every(LOOK, &what, within + 10 * UNROUTED, async || {
             let records = self.pushers.so_far();
             let last = last_handed_to(&records, &id, since);
             let quiet = monotonic_ns().saturating_sub(last) > UNROUTED.as_nanos() as u64;
@@ -221,7 +235,9 @@ impl Drill {
             if quiet && recent > 10 { Ok(last) } else { Err(recent) }
         })
         .await;
-        self.figures.note("out of routing", Duration::from_nanos(last - since));
+        let took = Duration::from_nanos(last - since);
+        assert!(took <= within, "{}: {id} is out of routing after {took:?}", self.name);
+        self.figures.note("out of routing", took);
     }
 
     /// What was said of pushes so far.
@@ -291,7 +307,7 @@ fn last_handed_to(records: &[Push], node: &str, since_ns: u64) -> u64 {
             let outcomes = line.outcomes.unwrap_or_default();
             outcomes.written + outcomes.queued + outcomes.unknown > 0
         }),
-        Said::Refused(_) | Said::Nothing(_) => false,
+        Said::Refused(_) | Said::Nothing(_) | Said::Forgotten(_) => false,
     };
     let since = records.iter().filter(|push| push.sent_ns >= since_ns).filter(handed);
     since.map(|push| push.sent_ns).max().unwrap_or(since_ns)

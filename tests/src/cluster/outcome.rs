@@ -18,11 +18,6 @@ impl Figures {
         *known = time.max(*known);
     }
 
-    /// A time.
-    pub fn get(&self, what: &str) -> Option<Duration> {
-        self.0.get(what).copied()
-    }
-
     /// The times of several rounds, each sorted.
     pub(super) fn together(rounds: &[Self]) -> BTreeMap<&str, Vec<Duration>> {
         let mut all = BTreeMap::<_, Vec<Duration>>::new();

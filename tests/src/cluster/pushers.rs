@@ -159,19 +159,19 @@ impl Backend {
                 _ = ticks.tick() => {
                     self.push(&mut lane);
                     if lane.heard.elapsed() > GIVE_UP {
-                        break "no answer came any more".into();
+                        break Said::Nothing("no answer came any more".into());
                     }
                 }
                 results = lane.results.message() => match results {
                     Ok(Some(results)) => self.take(&mut lane, results),
-                    Ok(None) => break "the stream was ended".into(),
-                    Err(status) => break format!("{:?}: {}", status.code(), status.message()),
+                    Ok(None) => break Said::Nothing("the stream was ended".into()),
+                    Err(status) => break Said::Nothing(format!("{:?}: {}", status.code(), status.message())),
                 },
             }
         };
         let (number, now) = (lane.number, monotonic_ns());
         for (seq, (audience, sent_ns)) in lane.open.drain() {
-            let (id, said) = (PushId { lane: number, seq }, Said::Nothing(why.clone()));
+            let (id, said) = (PushId { lane: number, seq }, why.clone());
             self.keep(Push { id, audience, sent_ns, answered_ns: now, said });
         }
     }
@@ -223,18 +223,18 @@ impl Backend {
         }
     }
 
-    /// Waits for what is open; why the rest stays so.
-    async fn last_answers(&self, lane: &mut Lane) -> String {
+    /// Waits for what is open; what is said of the rest.
+    async fn last_answers(&self, lane: &mut Lane) -> Said {
         let deadline = Instant::now() + LAST_ANSWERS;
         while !lane.open.is_empty() {
             match tokio::time::timeout_at(deadline, lane.results.message()).await {
                 Ok(Ok(Some(results))) => self.take(lane, results),
-                Ok(Ok(None)) => return "the stream was ended".into(),
-                Ok(Err(status)) => return status.message().into(),
-                Err(_) => return "the last answers did not come".into(),
+                Ok(Ok(None)) => return Said::Nothing("the stream was ended".into()),
+                Ok(Err(status)) => return Said::Nothing(status.message().into()),
+                Err(_) => return Said::Forgotten("the last answers did not come".into()),
             }
         }
-        String::new()
+        Said::Nothing(String::new())
     }
 
     fn keep(&self, push: Push) {
@@ -250,5 +250,5 @@ fn said(result: Option<Streamed>) -> Said {
         Some(Streamed::Error(error)) => return Said::Refused(format!("{} {}", error.code, error.reason)),
         None => None,
     };
-    report.map_or_else(|| Said::Nothing("a result without a report".into()), Said::Report)
+    report.map_or_else(|| Said::Forgotten("a result without a report".into()), Said::Report)
 }

@@ -11,6 +11,9 @@ const MOVED: Duration = Duration::from_secs(15);
 /// Held for so long, a process is late, and nothing more.
 const SHORT_STOP: Duration = Duration::from_secs(3);
 
+/// When a dead node is out of routing: promised is 2 s.
+const OUT_OF_ROUTING: Duration = Duration::from_millis(2_500);
+
 /// The lease, and what else it takes until a dead node's members have left.
 const LEASE_BOUND: Duration = Duration::from_secs(15);
 
@@ -98,7 +101,7 @@ pub(crate) async fn node() -> Figures {
     let mut drill = Drill::begin("one node", DrillPlan::default()).await;
 
     drill.kill(Part::Node(0)).await;
-    drill.is_unrouted(0, Duration::from_secs(10)).await;
+    drill.is_unrouted(0, OUT_OF_ROUTING).await;
     drill.all_are_back(Duration::from_secs(15)).await;
     drill.presence_is_right("after a node died", LEASE_BOUND).await;
     assert!(!drill.cluster.is_registered(0), "its lease is over");
@@ -112,10 +115,11 @@ pub(crate) async fn node() -> Figures {
     drill.fault();
     let status = drill.cluster.terminate(Part::Node(2)).await;
     assert_eq!(status.code(), Some(0), "{status}");
+    drill.has_bitten(clients, Duration::from_secs(2)).await;
     let endings: Vec<(String, usize)> = drill.endings().into_iter().collect();
     assert_eq!(endings, [("closed 1012".to_owned(), clients)]);
     drill.all_are_back(Duration::from_secs(15)).await;
-    drill.presence_is_right("after a planned stop", Duration::from_secs(5)).await;
+    drill.presence_is_right("after a planned stop", drill.since_fault() + Duration::from_secs(5)).await;
     assert!(!drill.cluster.is_registered(2), "it gave its lease back");
     drill.cluster.restart(Part::Node(2));
     drill.end(Bounds::announced(0.02)).await
@@ -131,7 +135,7 @@ pub(crate) async fn node_for_long() -> Figures {
     drill.load_for(long.saturating_sub(drill.since_fault())).await;
     drill.cluster.cont(Part::Node(0));
     drill.cluster.whole().await;
-    drill.presence_is_right("after a node was held", LEASE_BOUND).await;
+    drill.presence_is_right("after a node was held", drill.since_fault() + LEASE_BOUND).await;
     eventually("the node has let its lost clients go", Duration::from_secs(10), async || {
         let stats = drill.cluster.nodes[0].stats().map_err(|error| error.to_string())?;
         // Users, not connections, of which the question itself is one.

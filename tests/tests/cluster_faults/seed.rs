@@ -20,7 +20,7 @@ pub(crate) async fn a_node_goes_by_ctrl_c() -> Figures {
     drill.is_unrouted(0, Duration::from_secs(5)).await;
     assert_eq!(drill.lost(), clients, "Alice's connection is closed");
     drill.all_are_back(Duration::from_secs(15)).await;
-    drill.presence_is_right("after Ctrl+C", Duration::from_secs(5)).await;
+    drill.presence_is_right("after Ctrl+C", drill.since_fault() + Duration::from_secs(5)).await;
     drill.cluster.restart(Part::Node(0));
     drill.end(Bounds::announced(0.01)).await
 }
@@ -29,7 +29,7 @@ pub(crate) async fn a_node_goes_by_ctrl_c() -> Figures {
 pub(crate) async fn a_node_dies() -> Figures {
     let mut drill = Drill::begin("seed 1, kill -9", DrillPlan::default()).await;
     drill.kill(Part::Node(0)).await;
-    drill.is_unrouted(0, Duration::from_secs(5)).await;
+    drill.is_unrouted(0, Duration::from_millis(2_500)).await;
     drill.all_are_back(Duration::from_secs(15)).await;
     let left = REMOVED.saturating_sub(drill.since_fault());
     eventually("etcd removes the node", left, async || {
@@ -38,7 +38,7 @@ pub(crate) async fn a_node_dies() -> Figures {
     .await;
     let took = drill.since_fault();
     drill.figures.note("etcd removes the node", took);
-    drill.presence_is_right("after kill -9", Duration::from_secs(5)).await;
+    drill.presence_is_right("after kill -9", Duration::from_secs(15)).await;
     drill.cluster.restart(Part::Node(0));
     drill.end(Bounds::announced(0.02)).await
 }

@@ -24,7 +24,7 @@ pub(crate) async fn one_of_each() -> Figures {
     parts.iter().for_each(|part| drill.cluster.kill(*part));
     drill.has_bitten(clients, Duration::from_secs(10)).await;
     drill.all_are_back(Duration::from_secs(25)).await;
-    drill.presence_is_right("after one of each died", LEASE_BOUND).await;
+    drill.presence_is_right("after one of each died", 2 * LEASE_BOUND).await;
     assert!(drill.reports().0 > 50, "the others push on: {:?}", drill.reports());
     parts.iter().for_each(|part| drill.cluster.restart(*part));
     drill.cluster.whole().await;
@@ -43,10 +43,11 @@ pub(crate) async fn one_of_each() -> Figures {
     for status in drill.cluster.terminate_together(&parts).await {
         assert_eq!(status.code(), Some(0), "{status}");
     }
+    drill.has_bitten(clients, Duration::from_secs(2)).await;
     let endings: Vec<(String, usize)> = drill.endings().into_iter().collect();
     assert_eq!(endings, [("closed 1012".to_owned(), clients)], "every client of the node was told");
     drill.all_are_back(drill.since_fault() + Duration::from_secs(15)).await;
-    drill.presence_is_right("after one of each was stopped", LEASE_BOUND).await;
+    drill.presence_is_right("after one of each was stopped", drill.since_fault() + LEASE_BOUND).await;
     parts.iter().for_each(|part| drill.cluster.restart(*part));
     drill.end(Bounds::announced(0.03)).await
 }
@@ -73,9 +74,9 @@ pub(crate) async fn two_nodes() -> Figures {
     drill.cluster.kill(Part::Node(0));
     drill.cluster.kill(Part::Node(1));
     drill.has_bitten(by_node[0] + by_node[1], Duration::from_secs(10)).await;
-    drill.is_unrouted(0, Duration::from_secs(10)).await;
+    drill.is_unrouted(0, Duration::from_millis(2_500)).await;
     drill.all_are_back(Duration::from_secs(25)).await;
-    drill.presence_is_right("after two nodes died", LEASE_BOUND).await;
+    drill.presence_is_right("after two nodes died", 2 * LEASE_BOUND).await;
     drill.cluster.restart(Part::Node(0));
     drill.cluster.restart(Part::Node(1));
     drill.end(Bounds::announced(0.02)).await
@@ -91,7 +92,7 @@ pub(crate) async fn two_controllers() -> Figures {
     links_have_left(&mut drill, first).await;
     links_have_left(&mut drill, second).await;
     drill.some_join(Duration::from_secs(20)).await;
-    drill.presence_is_right("after two controllers died", LEASE_BOUND).await;
+    drill.presence_is_right("after two controllers died", drill.since_fault() + LEASE_BOUND).await;
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.cluster.restart(Part::Controller(first));
     drill.cluster.restart(Part::Controller(second));
@@ -100,9 +101,9 @@ pub(crate) async fn two_controllers() -> Figures {
 
 pub(crate) async fn all_push_managers() -> Figures {
     let mut drill = Drill::begin("all push managers at once", DrillPlan::default()).await;
-    drill.fault();
     let all = 0..drill.cluster.managers.len();
     all.clone().for_each(|place| drill.cluster.kill(Part::Manager(place)));
+    drill.fault();
     drill.load().await;
     assert_eq!(drill.reports().0, 0, "nobody is there to push through");
     all.for_each(|place| drill.cluster.restart(Part::Manager(place)));
@@ -130,7 +131,7 @@ pub(crate) async fn all_controllers_and_a_node() -> Figures {
     assert!(drill.crowd.refused() > refused, "no join without a controller");
     controllers.for_each(|place| drill.cluster.restart(Part::Controller(place)));
     drill.all_are_back(Duration::from_secs(40)).await;
-    drill.presence_is_right("after all controllers died", LEASE_BOUND).await;
+    drill.presence_is_right("after all controllers died", drill.since_fault() + LEASE_BOUND).await;
     drill.cluster.restart(Part::Node(0));
     drill.end(Bounds { presence: Duration::from_secs(20), ..Bounds::announced(0.02) }).await
 }
@@ -162,6 +163,21 @@ async fn restarted(drill: &mut Drill, part: Part) {
     drill.cluster.whole().await;
 }
 
+/// Scripts of Redis for each client that comes back, at most, and statements of MariaDB for each room.
+const REDIS_SCRIPTS: u64 = 3;
+const MARIA_STATEMENTS: u64 = 3;
+
+/// How many scripts Redis has run so far, and how many statements MariaDB.
+fn calls(drill: &mut Drill) -> (u64, u64) {
+    let stats = drill.cluster.one_redis().command(&["info", "commandstats"]);
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let scripts = |line: &str| number(line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?);
+    let redis = stats.lines().find_map(scripts);
+    let status = drill.cluster.maria.sql("show global status like 'Questions'");
+    let maria = status.split_whitespace().last().and_then(number);
+    (redis.expect("what Redis has answered"), maria.expect("what MariaDB has answered"))
+}
+
 /// All clients are on one node, which dies.
 pub(crate) async fn storm() -> Figures {
     const BACK: Duration = Duration::from_secs(15);
@@ -169,13 +185,22 @@ pub(crate) async fn storm() -> Figures {
     let mut drill = Drill::begin("a storm of clients", plan).await;
     let clients = drill.crowd.clients.len();
     assert_eq!(drill.crowd.by_node()[0], clients, "all are on one node");
+    let before = calls(&mut drill);
     drill.kill(Part::Node(0)).await;
     drill.all_are_back(BACK).await;
+    let after = calls(&mut drill);
+    let (redis, maria) = (after.0 - before.0, after.1 - before.1);
+    println!("a storm of {clients} clients: {redis} scripts of Redis, {maria} statements of MariaDB");
+    assert!(redis <= REDIS_SCRIPTS * clients as u64, "joins are told together: {redis} scripts");
+    assert!(
+        maria <= MARIA_STATEMENTS * drill.crowd.rooms() as u64,
+        "a room is read once: {maria} statements"
+    );
     let wave = drill.lost();
     drill.load_for(Duration::from_secs(8)).await;
     assert_eq!(drill.lost(), wave, "no second wave: {:?}", drill.endings());
     assert_eq!(wave, clients, "each was lost once: {:?}", drill.endings());
-    drill.presence_is_right("after the storm", LEASE_BOUND).await;
+    drill.presence_is_right("after the storm", drill.since_fault() + LEASE_BOUND).await;
     drill.cluster.restart(Part::Node(0));
     drill.end(Bounds::announced(0.02)).await
 }

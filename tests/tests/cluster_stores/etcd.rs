@@ -23,8 +23,24 @@ pub(crate) async fn leader_dies() -> Figures {
     // Longer than a lease lives that nobody could renew.
     drill.load_for(Duration::from_secs(12)).await;
     all_are_registered(&drill, Duration::from_secs(5)).await;
+    drill.pushes_went_on(0.8);
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.cluster.etcd.start_again(leader);
+    drill.end(Bounds::announced(0.01)).await
+}
+
+pub(crate) async fn leader_is_held() -> Figures {
+    let mut drill = Drill::begin("etcd's leader is held", DrillPlan::default()).await;
+    let leader = drill.cluster.etcd.leader();
+    drill.fault();
+    // Its connections stay, and nothing answers.
+    drill.cluster.etcd.stop(leader);
+    drill.some_join(Duration::from_secs(15)).await;
+    drill.load_for(drill.times.long_stop.saturating_sub(drill.since_fault())).await;
+    all_are_registered(&drill, Duration::from_secs(5)).await;
+    drill.pushes_went_on(0.8);
+    assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
+    drill.cluster.etcd.cont(leader);
     drill.end(Bounds::announced(0.01)).await
 }
 
@@ -41,6 +57,7 @@ pub(crate) async fn all_down() -> Figures {
     drill.load_for(down.saturating_sub(drill.since_fault())).await;
     assert_eq!(drill.lost(), 0, "leases ran out, and nobody was closed for it: {:?}", drill.endings());
     drill.some_join(Duration::from_secs(15)).await;
+    drill.pushes_went_on(0.8);
     (0..3).for_each(|member| drill.cluster.etcd.start_again(member));
     all_are_registered(&drill, REGISTERED).await;
     let took = drill.since_fault();
@@ -74,7 +91,7 @@ pub(crate) async fn compacted() -> Figures {
     }
     // What changes after it is seen: a node goes, and another start of it comes.
     drill.kill(Part::Node(0)).await;
-    drill.is_unrouted(0, Duration::from_secs(10)).await;
+    drill.is_unrouted(0, Duration::from_millis(2_500)).await;
     drill.all_are_back(Duration::from_secs(15)).await;
     drill.presence_is_right("after the compaction", Duration::from_secs(15)).await;
     drill.cluster.restart(Part::Node(0));

@@ -22,8 +22,24 @@ pub(crate) async fn dies() -> Figures {
     drill.load_for(drill.times.store_down).await;
     // Rooms whose settings are known take members all the same.
     drill.some_join(Duration::from_secs(15)).await;
+    drill.pushes_went_on(0.8);
     drill.cluster.maria.primary().start_again();
-    back(&mut drill, "before").await;
+    back(&mut drill, Some("before")).await;
+    drill.end(Bounds::announced(0.01)).await
+}
+
+pub(crate) async fn held() -> Figures {
+    let mut drill = Drill::begin("MariaDB is held", DrillPlan::default()).await;
+    set_room(&drill, "before").await.expect("the store takes it");
+    drill.fault();
+    // Its connections stay, and nothing answers.
+    drill.cluster.maria.primary().stop();
+    refuses(&drill).await;
+    drill.load_for(drill.times.store_down).await;
+    drill.some_join(Duration::from_secs(15)).await;
+    drill.pushes_went_on(0.8);
+    drill.cluster.maria.primary().cont();
+    back(&mut drill, None).await;
     drill.end(Bounds::announced(0.01)).await
 }
 
@@ -33,7 +49,7 @@ pub(crate) async fn promoted() -> Figures {
     drill.fault();
     drill.cluster.maria.promote();
     drill.some_join(Duration::from_secs(15)).await;
-    back(&mut drill, "before").await;
+    back(&mut drill, Some("before")).await;
     drill.end(Bounds::announced(0.01)).await
 }
 
@@ -45,8 +61,9 @@ pub(crate) async fn read_only() -> Figures {
     refuses(&drill).await;
     drill.some_join(Duration::from_secs(15)).await;
     drill.load_for(drill.times.store_down).await;
+    drill.pushes_went_on(0.8);
     drill.cluster.maria.primary().read_only(false);
-    back(&mut drill, "before").await;
+    back(&mut drill, Some("before")).await;
     drill.end(Bounds::announced(0.01)).await
 }
 
@@ -70,13 +87,13 @@ async fn refuses(drill: &Drill) {
     assert!(began.elapsed() < Duration::from_secs(10), "an answer in time: {:?}", began.elapsed());
 }
 
-/// What was set before is there, and can be set anew.
-async fn back(drill: &mut Drill, name: &str) {
+/// What was set before is there, where it is known what that is, and can be set anew.
+async fn back(drill: &mut Drill, name: Option<&str>) {
     let controller = drill.cluster.controller(0).await;
     eventually("the room is as it was", WORKS_AGAIN, async || {
         let room = controller.room(ROOM).await.map_err(|status| status.to_string())?;
         let found = room.metadata.unwrap_or_default().name;
-        if found == name { Ok(()) } else { Err(found) }
+        if name.is_none_or(|name| found == name) { Ok(()) } else { Err(found) }
     })
     .await;
     eventually("rooms can be set again", WORKS_AGAIN, async || set_room(drill, "after").await).await;

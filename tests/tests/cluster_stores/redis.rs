@@ -14,12 +14,14 @@ pub(crate) async fn killed_empty() -> Figures {
     drill.load_for(drill.times.store_down).await;
     assert!(drill.reports().0 > 50, "pushes go on: {:?}", drill.reports());
     // A node dies while nobody can write down that its members have left.
+    let refused = drill.crowd.refused();
     drill.kill(Part::Node(0)).await;
     drill.load().await;
+    assert!(drill.crowd.refused() > refused, "no join without Redis");
     drill.cluster.one_redis().start_again_empty();
     drill.fault();
     drill.all_are_back(Duration::from_secs(25)).await;
-    drill.presence_is_right("after Redis came back empty", REBUILT).await;
+    drill.presence_is_right("after Redis came back empty", drill.since_fault() + REBUILT).await;
     drill.some_join(Duration::from_secs(10)).await;
     drill.cluster.restart(Part::Node(0));
     drill.end(Bounds::announced(0.02)).await
@@ -35,7 +37,7 @@ pub(crate) async fn fails_over() -> Figures {
     let took = drill.since_fault();
     drill.figures.note("another primary", took);
     drill.some_join(Duration::from_secs(20)).await;
-    drill.presence_is_right("after the failover", REBUILT).await;
+    drill.presence_is_right("after the failover", drill.since_fault() + REBUILT).await;
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.cluster.redis_sentinels().servers()[before].start_again();
     drill.end(Bounds::announced(0.01)).await
@@ -51,7 +53,7 @@ pub(crate) async fn a_part_of_a_cluster_fails_over() -> Figures {
     let took = drill.since_fault();
     drill.figures.note("a replica stands in", took);
     drill.some_join(Duration::from_secs(20)).await;
-    drill.presence_is_right("after a part failed over", REBUILT).await;
+    drill.presence_is_right("after a part failed over", drill.since_fault() + REBUILT).await;
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.cluster.redis_cluster().servers()[ended].start_again();
     drill.kill(Part::Node(0)).await;
@@ -67,15 +69,18 @@ pub(crate) async fn paused() -> Figures {
     drill.fault();
     drill.cluster.one_redis().pause(down.as_millis() as u64);
     drill.some_join(down + Duration::from_secs(15)).await;
+    assert!(drill.since_fault() + Duration::from_millis(500) >= down, "nobody joined while it was paused");
+    drill.pushes_went_on(0.8);
     drill.load_for(down.saturating_sub(drill.since_fault())).await;
-    drill.presence_is_right("after a pause", REBUILT).await;
+    drill.presence_is_right("after a pause", down + REBUILT).await;
     // The same where not even the connection answers.
     drill.fault();
     drill.cluster.one_redis().stop();
     drill.load_for(down).await;
+    drill.pushes_went_on(0.8);
     drill.cluster.one_redis().cont();
     drill.some_join(Duration::from_secs(15)).await;
-    drill.presence_is_right("after a stop", REBUILT).await;
+    drill.presence_is_right("after a stop", down + 2 * REBUILT).await;
     assert_eq!(drill.lost(), 0, "no client notices: {:?}", drill.endings());
     drill.end(Bounds::announced(0.01)).await
 }
