@@ -116,6 +116,14 @@ fn an_announcement_covers_only_so_many_and_only_on_its_node() {
 }
 
 #[test]
+fn a_push_that_a_live_push_manager_never_answers_is_wrong() {
+    let forgotten = Said::Forgotten("no result".into());
+    let found = verdict(&all_joined(), &[push(0, Audience::Room("r".into()), forgotten)]);
+    assert_eq!((found.forgotten.count, found.unanswered), (1, 1));
+    assert!(found.wrongs()[0].contains("never answered"), "{:?}", found.wrongs());
+}
+
+#[test]
 fn every_kind_of_announcement_counts_by_its_name() {
     let both = |outcome: Outcomes| {
         verdict(&all_joined(), &[room(0, vec![outcomes("a", outcome), outcomes("b", outcome)])])
@@ -123,7 +131,6 @@ fn every_kind_of_announcement_counts_by_its_name() {
     let none = Outcomes::default();
     for (kind, outcome) in [
         ("unknown", Outcomes { unknown: 1, ..none }),
-        ("queued", Outcomes { queued: 1, ..none }),
         ("closed", Outcomes { dropped_closed: 1, ..none }),
         ("slow", Outcomes { dropped_slow: 1, ..none }),
         ("shed", Outcomes { dropped_shed: 1, ..none }),
@@ -131,6 +138,13 @@ fn every_kind_of_announcement_counts_by_its_name() {
         let found = both(outcome);
         assert_eq!((found.silent.count, found.announced), (0, BTreeMap::from([(kind, 2)])), "{kind}");
     }
+    // What is queued comes, or its connection ends.
+    let queued = Outcomes { queued: 1, ..none };
+    assert_eq!(both(queued).silent.count, 2);
+    let mut over = all_joined();
+    over.extend([ended(5_000, 0, 0, "reset"), ended(5_000, 1, 1, "reset")]);
+    let found = verdict(&over, &[room(0, vec![outcomes("a", queued), outcomes("b", queued)])]);
+    assert_eq!((found.silent.count, found.announced), (0, BTreeMap::from([("queued", 2)])));
     let stale = DeliveryReport { routes_stale_ms: 7, ..report(Vec::new()) };
     let found = verdict(&all_joined(), &[push(0, Audience::Room("r".into()), Said::Report(stale))]);
     assert_eq!((found.silent.count, found.announced), (0, BTreeMap::from([("stale", 2)])));
