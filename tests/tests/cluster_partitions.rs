@@ -47,8 +47,9 @@ async fn without_etcd() -> Figures {
     drill.fault();
     network(&drill).black_hole(&[Peers::Etcd]);
     lease_is_over(&mut drill).await;
-    drill.load().await;
-    drill.some_join(Duration::from_secs(10)).await;
+    // It is routed to for 10 s without a lease.
+    drill.load_for(Duration::from_secs(3)).await;
+    drill.some_join(Duration::from_secs(5)).await;
     assert_eq!(drill.lost(), 0, "it has its links and streams: {:?}", drill.endings());
     network(&drill).heal();
     registered_again(&mut drill).await;

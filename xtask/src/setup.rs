@@ -31,7 +31,7 @@ struct Need {
     is_there: fn() -> bool,
 }
 
-const NEEDS: [Need; 14] = [
+const NEEDS: [Need; 13] = [
     Need {
         what: "python3 with venv, for the clients of another language",
         packages: &["python3", "python3-venv"],

@@ -114,7 +114,7 @@ async fn a_push_reaches_every_shard_of_its_room_once_and_their_reports_are_summe
 #[tokio::test]
 async fn only_a_push_manager_that_vouches_for_the_node_is_a_sign_of_life() {
     // Of several shards none is asked for a room that nobody has.
-    let mut node = FakeNode::start(2, "127.0.0.1:1");
+    let node = FakeNode::start(2, "127.0.0.1:1");
     node.open_room(&RoomId::new("room").unwrap(), &[0]).await;
     let signs = node.fence_watch().signs;
     let mut manager = Manager::connect(&node).await;
