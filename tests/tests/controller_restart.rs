@@ -38,7 +38,7 @@ async fn presence_comes_back_and_pushes_go_on() {
         if stale > 0 { Ok(stale) } else { Err(stale) }
     })
     .await;
-    assert!((1_000..5_000).contains(&stale), "routes stale for {stale} ms");
+    assert!((1..1_000).contains(&stale), "told at once, not after {stale} ms");
     let refused = http::get(system.nodes[0].http, "/ws?user_id=late&room_id=lasting").unwrap();
     assert_eq!(refused.status, 503, "no join without a controller: {refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
