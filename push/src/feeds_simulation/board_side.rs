@@ -56,6 +56,28 @@ impl World {
         }
     }
 
+    /// The board's list lacks a node that may be alive, or has it again.
+    pub(super) fn hide_node(&mut self, n: usize) {
+        self.nodes[n].hidden ^= true;
+        self.look();
+    }
+
+    /// The board's link to a node that may be alive goes down, or comes up.
+    pub(super) fn turn_link(&mut self, n: usize, up: bool) {
+        let node = &self.nodes[n];
+        let links = self.links.iter_mut().filter(|(link, _)| {
+            *link.node == *node_id(n) && link.incarnation == node.incarnation && !link.retired.is_cancelled()
+        });
+        for (link, stream) in links {
+            if !up {
+                self.board.close_stream(stream, self.now, &mut Vec::new());
+            } else if node.alive {
+                *stream = self.board.open_stream(link.link, self.now).unwrap();
+                self.board.raise_stream(stream, self.now);
+            }
+        }
+    }
+
     pub(super) fn run(&mut self, new: Vec<NewLink>) {
         for link in new {
             let stream = self.board.open_stream(link.link, self.now).unwrap();
