@@ -164,7 +164,7 @@ async fn restarted(drill: &mut Drill, part: Part) {
 }
 
 /// Scripts of Redis for each client that comes back, at most, and statements of MariaDB for each room.
-const REDIS_SCRIPTS: u64 = 3;
+const REDIS_SCRIPTS: u64 = 4;
 const MARIA_STATEMENTS: u64 = 3;
 
 /// How many scripts Redis has run so far, and how many statements MariaDB.
