@@ -90,11 +90,6 @@ impl Crowd {
         self.fleet.totals().live
     }
 
-    /// How many connections have joined so far.
-    pub fn joins(&self) -> usize {
-        self.fleet.totals().joined
-    }
-
     /// Attempts to connect that were answered with a refusal, so far.
     pub fn refused(&self) -> usize {
         self.fleet.totals().refused
