@@ -105,6 +105,8 @@ pub(crate) struct Lane {
     queue: VecDeque<Item>,
     in_flight: Vec<Option<Waiter>>,
     asked: AHashMap<SessionId, Asked>,
+    /// Rooms that live sessions have asked for, until the verdict.
+    seats: AHashMap<SessionId, Vec<RoomId>>,
     next_ticket: u64,
     leaving: Option<Box<NodeRecord>>,
 }
@@ -119,6 +121,7 @@ impl Lane {
             queue: VecDeque::new(),
             in_flight: Vec::new(),
             asked: AHashMap::new(),
+            seats: AHashMap::new(),
             next_ticket: 0,
             leaving: None,
         }
@@ -189,6 +192,7 @@ impl Lane {
         max_users: u32,
         reply: SeatReply,
     ) -> bool {
+        self.seats.entry(arrival.session).or_default().push(room.clone());
         let change = Change::Enter { arrival, room, max_users: Some(max_users) };
         self.push(change, Some(Waiter::Seat(reply)))
     }
@@ -200,8 +204,8 @@ impl Lane {
         if matches!(self.phase, Phase::Syncing | Phase::Clean) { self.push(change, None) } else { true }
     }
 
-    /// A session has ended; `live`: its user and rooms in memory, where it was live. Also takes its join back, where
-    /// that is still on the way. False where too much waits: the lane has to be spoiled.
+    /// A session has ended; `live`: its user and rooms in memory, where it was live. Also takes back what it asked for,
+    /// where that is still on the way. False where too much waits: the lane has to be spoiled.
     #[must_use]
     pub(crate) fn end(&mut self, session: SessionId, live: Option<(UserId, Vec<RoomId>)>) -> bool {
         let asked = self.asked.remove(&session);
@@ -211,6 +215,7 @@ impl Lane {
             (None, None) => return true,
         };
         rooms.extend(asked.map(|asked| asked.room));
+        rooms.extend(self.seats.get(&session).into_iter().flatten().cloned());
         self.tell(Change::End { session, user, rooms })
     }
 
@@ -304,6 +309,7 @@ impl Lane {
     fn let_go(&mut self) -> Vec<SessionId> {
         self.queue.clear();
         self.in_flight.clear();
+        self.seats.clear();
         std::mem::take(&mut self.asked).into_keys().collect()
     }
 
@@ -336,7 +342,16 @@ impl Lane {
                     false => Decided::JoinFull { session },
                 })
             }
-            Waiter::Seat(reply) => Some(Decided::Seat { session, user: arrival.user, room, taken, reply }),
+            Waiter::Seat(reply) => {
+                if let Some(seats) = self.seats.get_mut(&session) {
+                    let place = seats.iter().position(|asked| *asked == room);
+                    place.map(|place| seats.swap_remove(place));
+                    if seats.is_empty() {
+                        self.seats.remove(&session);
+                    }
+                }
+                Some(Decided::Seat { session, user: arrival.user, room, taken, reply })
+            }
         }
     }
 }

@@ -112,27 +112,28 @@ impl Registry {
     async fn remove(&self, sharing: &Sharing, record: &NodeRecord) -> Result<(), Trouble> {
         let last = NodeRecord { linked: false, whole: false, ..record.clone() };
         if timeout(CALL, sharing.store.begin(&last)).await?? != Verdict::Fenced {
-            let removal = sharing.store.remove(&record.card.id, record.card.incarnation);
-            timeout(WHOLE, removal).await??;
+            timeout(WHOLE, sharing.store.remove(&record.at())).await??;
         }
         Ok(())
     }
 
-    /// Takes a node out that this controller had before its restart, where nobody has it by a later link; tried until
-    /// it is done.
-    pub(crate) async fn remove_absent(self: Arc<Self>, sharing: Arc<Sharing>, absent: NodeRecord) {
+    /// Takes a node out that this controller had before its restart, unless it has come back, here or elsewhere; tried
+    /// until it is done.
+    pub(crate) async fn remove_absent(self: Arc<Self>, sharing: Arc<Sharing>, node: NodeId) {
         let mut delays = delays();
-        while let Err(error) = self.remove_if_unchanged(&sharing, &absent).await {
-            self.troubled(&sharing, &absent.card.id, &error);
+        while let Err(error) = self.remove_if_absent(&sharing, &node).await {
+            self.troubled(&sharing, &node, &error);
             tokio::time::sleep(delays.next().unwrap_or(CALL)).await;
         }
     }
 
-    async fn remove_if_unchanged(&self, sharing: &Sharing, absent: &NodeRecord) -> Result<(), Trouble> {
-        let who = |record: &NodeRecord| (record.card.id.clone(), record.card.incarnation, record.link);
+    async fn remove_if_absent(&self, sharing: &Sharing, node: &NodeId) -> Result<(), Trouble> {
         let records = timeout(CALL, sharing.store.nodes()).await??;
-        if records.iter().any(|record| who(record) == who(absent) && record.controller == absent.controller) {
-            timeout(WHOLE, sharing.store.remove(&absent.card.id, absent.card.incarnation)).await??;
+        let own = |record: &NodeRecord| record.card.id == *node && record.controller == *self.controller_id;
+        // One that comes back after this look has a later link, which its removal leaves alone.
+        let is_back = self.read(|state| state.presence.node_by_id(node).is_some());
+        for record in records.into_iter().filter(|record| own(record) && !is_back) {
+            timeout(WHOLE, sharing.store.remove(&record.at())).await??;
         }
         Ok(())
     }

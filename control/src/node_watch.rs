@@ -9,7 +9,7 @@ use ahash::AHashMap;
 use ringcast_proto::NodeId;
 
 use crate::join_gate::FRESH_FOR;
-use crate::presence_store::NodeRecord;
+use crate::presence_store::{NodeAt, NodeRecord};
 
 /// A node that nobody has is taken out when it was so for this long.
 const NOBODYS_FOR: Duration = Duration::from_millis(900);
@@ -77,7 +77,7 @@ impl Reaper {
         controller: &str,
         held: impl Fn(&NodeId, u64) -> bool,
         now: Instant,
-    ) -> Vec<(NodeId, u64)> {
+    ) -> Vec<NodeAt> {
         if view.fixed || view.age(now) > FRESH_FOR {
             // Nothing is known, and what was known does not follow on from here.
             self.since.clear();
@@ -95,7 +95,7 @@ impl Reaper {
             let key = (card.id.clone(), card.incarnation);
             let first = self.since.get(&key).copied().unwrap_or(now);
             if now.saturating_duration_since(first) >= NOBODYS_FOR {
-                reaped.push(key.clone());
+                reaped.push(record.at());
             }
             since.insert(key, first);
         }
@@ -190,13 +190,14 @@ mod tests {
         let start = Instant::now();
         let mut reaper = Reaper::default();
         let records = [record("orphan", 1, 1, "dead", true)];
+        let orphan = || records[0].at();
         let mut look = |at: Duration, entries: &[(Kind, &str, u64)]| {
             let now = start + at;
             reaper.look(&records, &view(entries, now), "me", |_, _| false, now)
         };
         assert!(look(SECOND, &[]).is_empty(), "one look is none");
-        assert_eq!(look(SECOND * 2, &[]), [(node("orphan"), 1)]);
-        assert_eq!(look(SECOND * 3, &[]), [(node("orphan"), 1)], "a removal that failed is tried again");
+        assert_eq!(look(SECOND * 2, &[]), [orphan()]);
+        assert_eq!(look(SECOND * 3, &[]), [orphan()], "a removal that failed is tried again");
         assert!(look(SECOND * 4, &[(Kind::Node, "orphan", 1)]).is_empty(), "it is back in the list");
         assert!(look(SECOND * 5, &[]).is_empty(), "the looks begin anew");
         assert!(
@@ -204,11 +205,7 @@ mod tests {
             "its controller will see to it"
         );
         assert!(look(SECOND * 7, &[]).is_empty());
-        assert_eq!(
-            look(SECOND * 8, &[(Kind::Node, "orphan", 2)]),
-            [(node("orphan"), 1)],
-            "a successor is another"
-        );
+        assert_eq!(look(SECOND * 8, &[(Kind::Node, "orphan", 2)]), [orphan()], "a successor is another");
     }
 
     #[test]

@@ -189,19 +189,20 @@ impl PresenceStore for PresenceRedis {
         Ok((verdicts, same))
     }
 
-    async fn remove(&self, id: &NodeId, incarnation: u64) -> Result<(), PresenceError> {
-        self.take_out(id, incarnation).await
+    async fn remove(&self, at: &NodeAt) -> Result<(), PresenceError> {
+        self.take_out(at).await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeRecord>, PresenceError> {
-        let until = self.reads.deadline();
-        let ids = self.node_ids(until).await?;
+        // Controllers look at nodes all the time, whatever callers read.
+        let until = self.redis.deadline();
+        let ids = reads::node_ids(&self.redis, until).await?;
         let ask = |id: &NodeId| {
             let mut command = redis::cmd("HGETALL");
             command.arg(keys::record(id));
             command
         };
-        let answers = self.reads.send(ids.iter().map(ask).collect(), until).await?;
+        let answers = self.redis.send(ids.iter().map(ask).collect(), until).await?;
         let records = ids.iter().zip(answers).map(|(id, answer)| records::read(id, answer));
         Ok(records.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }

@@ -45,6 +45,13 @@ pub(crate) struct NodeRecord {
     pub(crate) sessions: u64,
 }
 
+impl NodeRecord {
+    /// The node at its latest link.
+    pub(crate) fn at(&self) -> NodeAt {
+        NodeAt { id: self.card.id.clone(), incarnation: self.card.incarnation, link: self.link }
+    }
+}
+
 /// One change of a node's sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -138,8 +145,9 @@ pub(crate) trait PresenceStore: Debug + Send + Sync {
     /// the store is the one that it was at the last call: `false`: it has lost what it held, or may have.
     async fn beat(&self, records: &[NodeRecord]) -> Result<(Vec<Verdict>, bool), PresenceError>;
 
-    /// Takes a node and all its sessions out, where its incarnation is this one or an earlier one.
-    async fn remove(&self, id: &NodeId, incarnation: u64) -> Result<(), PresenceError>;
+    /// Takes out what a node has told over this link and before; all of it, unless it has told more since over a later
+    /// link, or in a later incarnation.
+    async fn remove(&self, at: &NodeAt) -> Result<(), PresenceError>;
 
     /// All nodes, in the order of their ids.
     async fn nodes(&self) -> Result<Vec<NodeRecord>, PresenceError>;

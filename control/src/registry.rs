@@ -38,7 +38,8 @@ use crate::store::{KnownNode, Store, Wanted};
 /// Answers in one message.
 const MAX_ANSWERS: usize = 1024;
 
-/// Notes for the store that may wait; beyond that they are lost, which costs a wait after a restart at most.
+/// Notes for the store that may wait; beyond that they are lost: after a restart a node is not waited for, or one that
+/// has left is.
 const MAX_NOTES: usize = 4096;
 
 /// What a node's stream carries.
@@ -229,8 +230,8 @@ impl Registry {
         let Some(absent) = state.recovery.end(now.ms) else { return };
         for node in absent {
             tracing::warn!(%node, "a node that was known before the restart did not come back");
-            self.forget_absent(&node);
-            self.note(Note::Drop(node));
+            self.note(Note::Drop(node.clone()));
+            self.forget_absent(node);
         }
         // What came in so far is in the snapshots.
         state.presence.drop_changes();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ahash::{AHashMap, AHashSet};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use prometheus::IntCounter;
 use ringcast_proto::RoomId;
@@ -142,11 +143,15 @@ impl MysqlRooms {
             let mut found = self.0.ask(&Select(rooms), deadline).await?;
             let missing: Vec<&RoomId> =
                 make.iter().copied().filter(|room| !found.contains_key(*room)).collect();
-            let may_be_made = self.allowed(missing.len(), deadline).await?;
-            let (made, refused) = missing.split_at(may_be_made);
-            if !made.is_empty() {
-                self.make(made, now, deadline, &mut found).await?;
-            }
+            let made = self.make(&missing, now, deadline).await;
+            let missing = match made {
+                Ok((made, refused)) => {
+                    found.extend(made);
+                    Missing::Refused(refused)
+                }
+                // What is there can be joined all the same.
+                Err(error) => Missing::Failed(error),
+            };
             let unused = make.iter().copied();
             let unused: Vec<&RoomId> = unused
                 .filter(|room| found.get(*room).is_some_and(|found| found.is_long_unused(now)))
@@ -157,27 +162,30 @@ impl MysqlRooms {
                     Ok(there) if there < unused.len() as u64);
             // Another controller has forgotten some of them in between: they are made anew.
             if !forgotten || Instant::now() >= deadline.end {
-                return Ok(Found { found, refused: refused.iter().map(|room| (*room).clone()).collect() });
+                return Ok(Found { found, missing });
             }
         }
     }
 
+    /// Makes as many of these rooms as there may be; returns them, and those that there may not be.
     async fn make(
         &self,
         rooms: &[&RoomId],
         now: i64,
         deadline: Deadline,
-        found: &mut ahash::AHashMap<RoomId, StoredRoom>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(AHashMap<RoomId, StoredRoom>, AHashSet<RoomId>), StoreError> {
+        let (rooms, refused) = rooms.split_at(self.allowed(rooms.len(), deadline).await?);
+        let refused = refused.iter().map(|room| (*room).clone()).collect();
+        if rooms.is_empty() {
+            return Ok((AHashMap::new(), refused));
+        }
         let made = self.0.ask(&Make(rooms, now), deadline).await?;
         self.0.counted.rooms.fetch_add(made, Ordering::Relaxed);
         if made == rooms.len() as u64 {
-            found.extend(rooms.iter().map(|room| ((*room).clone(), StoredRoom::new(now))));
-        } else {
-            // Others were faster with some of them, and may have set something.
-            found.extend(self.0.ask(&Select(rooms), deadline).await?);
+            return Ok((rooms.iter().map(|room| ((*room).clone(), StoredRoom::new(now))).collect(), refused));
         }
-        Ok(())
+        // Others were faster with some of them, and may have set something.
+        Ok((self.0.ask(&Select(rooms), deadline).await?, refused))
     }
 
     /// How many of so many rooms may be made. What is known of the count suffices while there is room enough.
@@ -214,10 +222,17 @@ impl MysqlRooms {
     }
 }
 
-/// Rooms that were found or made, and those that could not be made because there are too many.
+/// Rooms that were found or made, and what became of the others that were to be made.
 struct Found {
-    found: ahash::AHashMap<RoomId, StoredRoom>,
-    refused: ahash::AHashSet<RoomId>,
+    found: AHashMap<RoomId, StoredRoom>,
+    missing: Missing,
+}
+
+enum Missing {
+    /// These could not be made because there are too many.
+    Refused(AHashSet<RoomId>),
+    /// None could be made.
+    Failed(StoreError),
 }
 
 impl Inner {
@@ -347,11 +362,14 @@ impl RoomStore for MysqlRooms {
             let rooms = sorted(part.iter().map(|(room, _)| room));
             let make = sorted(part.iter().filter(|(_, make)| *make).map(|(room, _)| room));
             let found = self.find(&rooms, &make, now).await?;
-            loaded.extend(part.iter().map(|(room, _)| {
-                let result = match found.found.get(room) {
-                    Some(stored) => Ok(Some(stored.clone())),
-                    None if found.refused.contains(room) => Err(StoreError::TooManyRooms),
-                    None => Ok(None),
+            loaded.extend(part.iter().map(|(room, make)| {
+                let result = match (found.found.get(room), &found.missing) {
+                    (Some(stored), _) => Ok(Some(stored.clone())),
+                    (None, Missing::Refused(refused)) if refused.contains(room) => {
+                        Err(StoreError::TooManyRooms)
+                    }
+                    (None, Missing::Failed(error)) if *make => Err(error.clone()),
+                    (None, _) => Ok(None),
                 };
                 (room.clone(), result)
             }));

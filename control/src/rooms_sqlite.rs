@@ -4,7 +4,7 @@
 
 use ringcast_proto::RoomId;
 use sqlx::sqlite::SqlitePool;
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::room_store::{RoomPatch, StoredRoom};
 
@@ -23,13 +23,13 @@ pub(crate) async fn make(
 
 /// Reads a room.
 pub(crate) async fn select(
-    tx: &mut Transaction<'_, Sqlite>,
+    connection: &mut SqliteConnection,
     room: &RoomId,
 ) -> Result<Option<StoredRoom>, sqlx::Error> {
     let select = sqlx::query_as(
         "SELECT name, description, max_users, created_at, updated_at, last_used FROM rooms WHERE id = ?",
     );
-    select.bind(room.as_str()).fetch_optional(&mut **tx).await
+    select.bind(room.as_str()).fetch_optional(connection).await
 }
 
 /// Changes a room that is there.

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ::registry::{Kind, View};
 use ahash::AHashMap;
 use ringcast_proto::NodeId;
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ use crate::registry::{Registry, State};
 /// How long one call to the store may take.
 pub(crate) const CALL: Duration = Duration::from_secs(2);
 
-/// Calls of lanes at the same time; the rest of what the store's connection takes is for readers.
+/// Calls of lanes at the same time; the rest of what the store takes of its writers is for the looks.
 const LANE_CALLS: usize = 40;
 
 /// How often nodes are looked at and told of.
@@ -51,7 +52,8 @@ impl Sharing {
         Self { store, gate: LogGate::default(), lane_calls, told: Mutex::default(), over }
     }
 
-    /// What the other controllers last told of their nodes.
+    /// What the other controllers last told of their nodes. Whoever needs the owner's lock as well takes this one
+    /// first, and never asks for it within a turn.
     pub(crate) fn told(&self) -> MutexGuard<'_, ToldNodes> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +86,10 @@ pub(crate) async fn look_around(registry: Arc<Registry>, sharing: Arc<Sharing>) 
     let mut reaper = Reaper::default();
     loop {
         looks.tick().await;
-        if let Err(error) = registry.look(&sharing, &mut reaper).await {
+        // Each in any case: a beat also notices that the store has lost what it held.
+        let looked = registry.look(&sharing, &mut reaper).await;
+        let beaten = registry.beat(&sharing).await;
+        if let Err(error) = looked.and(beaten) {
             registry.metrics.store_errors.inc();
             if let Some(left_out) = sharing.gate.open() {
                 tracing::warn!(%error, left_out, "the nodes of the other controllers cannot be looked at");
@@ -96,12 +101,9 @@ pub(crate) async fn look_around(registry: Arc<Registry>, sharing: Arc<Sharing>) 
 impl Registry {
     /// A node that this controller had before its restart did not come back, within the lease. Where there is a list
     /// of all services, that list says when it is gone; at fixed addresses it is now.
-    pub(crate) fn forget_absent(self: &Arc<Self>, node: &NodeId) {
-        let Some(sharing) = &self.sharing else { return };
-        let own = |record: &&NodeRecord| record.card.id == *node && record.controller == *self.controller_id;
-        let record = sharing.told().records().iter().find(own).cloned();
-        if let Some(record) = record.filter(|_| self.membership.view().fixed) {
-            sharing.spawn(self.clone().remove_absent(sharing.clone(), record));
+    pub(crate) fn forget_absent(self: &Arc<Self>, node: NodeId) {
+        if let Some(sharing) = self.sharing.as_ref().filter(|_| self.membership.view().fixed) {
+            sharing.spawn(self.clone().remove_absent(sharing.clone(), node));
         }
     }
 
@@ -127,7 +129,7 @@ impl Registry {
         });
         sharing.told().tell(records.clone());
         self.reap(sharing, reaper, &records).await;
-        self.beat(sharing).await
+        Ok(())
     }
 
     /// Nodes that are known here, and that another controller has.
@@ -153,9 +155,14 @@ impl Registry {
         let view = self.membership.fresh_view();
         let awaited: Vec<NodeId> = state.recovery.missing().cloned().collect();
         for node in awaited {
-            let Some(record) = records.get(&node) else { continue };
-            let gone = view.as_ref().is_some_and(|view| !is_listed(view, &node, record.card.incarnation));
-            if gone || record.controller != *self.controller_id {
+            let record = records.get(&node);
+            let gone = |view: &View| match record {
+                Some(record) => !is_listed(view, &node, record.card.incarnation),
+                // The store has lost it, or it has left while this controller was down.
+                None => view.of(Kind::Node).all(|entry| entry.id != node.as_str()),
+            };
+            let elsewhere = record.is_some_and(|record| record.controller != *self.controller_id);
+            if elsewhere || view.as_deref().is_some_and(gone) {
                 state.recovery.settled(&node);
             }
         }
@@ -173,8 +180,9 @@ impl Registry {
             };
             reaper.look(records, &self.membership.view(), &self.controller_id, held, Instant::now())
         });
-        for (node, incarnation) in reaped {
-            match sharing.store.remove(&node, incarnation).await {
+        for at in reaped {
+            let (node, incarnation) = (&at.id, at.incarnation);
+            match sharing.store.remove(&at).await {
                 Ok(()) => {
                     self.metrics.node_reaped();
                     tracing::info!(%node, incarnation, "a node that nobody has any more is gone");

@@ -8,8 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
 use prometheus::IntCounter;
 use ringcast_proto::{NodeId, RoomId};
 use settings::SettingError;
@@ -18,6 +19,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Sqlite, Transaction};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::log_gate::LogGate;
 use crate::room_store::{Loaded, RoomStore};
@@ -36,6 +38,9 @@ const QUEUE: usize = 1024;
 /// Requests that share a transaction.
 const MAX_BATCH: usize = 256;
 
+/// How long notes wait that could not be written.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
+
 /// A node that was registered when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KnownNode {
@@ -47,12 +52,37 @@ pub(crate) struct KnownNode {
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 enum Request {
-    Load { wanted: Vec<Wanted>, now: i64, reply: Reply<Vec<Loaded>> },
-    Set { room: RoomId, patch: RoomPatch, now: i64, reply: Reply<StoredRoom> },
-    Touch { rooms: Vec<RoomId>, now: i64, reply: Reply<()> },
-    Forget { rooms: Vec<RoomId>, before: i64, reply: Reply<u64> },
-    PutNode(KnownNode),
-    DropNode(NodeId),
+    Load {
+        wanted: Vec<Wanted>,
+        now: i64,
+        reply: Reply<Vec<Loaded>>,
+    },
+    Set {
+        room: RoomId,
+        patch: RoomPatch,
+        now: i64,
+        reply: Reply<StoredRoom>,
+    },
+    Touch {
+        rooms: Vec<RoomId>,
+        now: i64,
+        reply: Reply<()>,
+    },
+    Forget {
+        rooms: Vec<RoomId>,
+        before: i64,
+        reply: Reply<u64>,
+    },
+    /// A node is there, or is gone.
+    Note(NodeId, Option<KnownNode>),
+}
+
+/// What is to be noted of nodes.
+#[derive(Default)]
+struct Notes {
+    unwritten: AHashMap<NodeId, Option<KnownNode>>,
+    /// When they could not be written.
+    failed: Option<Instant>,
 }
 
 /// What a request came to, held back until the transaction is committed.
@@ -113,12 +143,12 @@ impl Store {
 
     /// Remembers a node for the time after a restart.
     pub(crate) async fn put_node(&self, node: KnownNode) {
-        self.tell(Request::PutNode(node)).await;
+        self.tell(Request::Note(node.id.clone(), Some(node))).await;
     }
 
     /// Forgets a node.
     pub(crate) async fn drop_node(&self, node: NodeId) {
-        self.tell(Request::DropNode(node)).await;
+        self.tell(Request::Note(node, None)).await;
     }
 
     /// The nodes that were registered when the controller was last up.
@@ -147,6 +177,20 @@ impl Store {
         self.pool.clone()
     }
 
+    /// Reads rooms where nothing can be written, for this reason: what is there can be joined all the same.
+    async fn read(&self, wanted: Vec<Wanted>, why: &Arc<str>) -> Result<Vec<Loaded>, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        let mut loaded = Vec::with_capacity(wanted.len());
+        for (room, make) in wanted {
+            let found = match rooms_sqlite::select(&mut connection, &room).await? {
+                None if make => Err(StoreError::Failed(why.clone())),
+                found => Ok(found),
+            };
+            loaded.push((room, found));
+        }
+        Ok(loaded)
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.tell(request(reply)).await;
@@ -166,7 +210,11 @@ impl RoomStore for Store {
     }
 
     async fn load(&self, wanted: Vec<Wanted>, now: i64) -> Result<Vec<Loaded>, StoreError> {
-        self.ask(|reply| Request::Load { wanted, now, reply }).await
+        let asked = wanted.clone();
+        match self.ask(|reply| Request::Load { wanted: asked, now, reply }).await {
+            Err(StoreError::Failed(why)) => self.read(wanted, &why).await,
+            loaded => loaded,
+        }
     }
 
     async fn set(&self, room: RoomId, patch: RoomPatch, now: i64) -> Result<StoredRoom, StoreError> {
@@ -209,7 +257,13 @@ struct Writer {
 impl Writer {
     async fn run(self, mut queue: mpsc::Receiver<Request>) {
         let mut batch = Vec::new();
-        while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let mut notes = Notes::default();
+        loop {
+            let wait = if notes.unwritten.is_empty() { Duration::MAX } else { NOTE_AGAIN };
+            if matches!(timeout(wait, queue.recv_many(&mut batch, MAX_BATCH)).await, Ok(0)) {
+                return;
+            }
+            self.keep_notes(&mut notes, &mut batch).await;
             match self.write(&mut batch).await {
                 Ok(answers) => answers.into_iter().for_each(Answer::send),
                 Err(error) => self.fail(&error),
@@ -226,7 +280,46 @@ impl Writer {
         }
     }
 
+    /// Writes a batch's notes, and those that could not be written before; in a transaction of their own, for nobody
+    /// who asks for a room is to fail by them.
+    async fn keep_notes(&self, notes: &mut Notes, batch: &mut Vec<Request>) {
+        for note in batch.extract_if(.., |request| matches!(request, Request::Note(..))) {
+            if let Request::Note(node, note) = note {
+                notes.unwritten.insert(node, note);
+            }
+        }
+        if notes.unwritten.is_empty() || notes.failed.is_some_and(|failed| failed.elapsed() < NOTE_AGAIN) {
+            return;
+        }
+        let written = self.write_notes(&notes.unwritten).await;
+        notes.failed = written.is_err().then(Instant::now);
+        match written {
+            Ok(()) => notes.unwritten.clear(),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    async fn write_notes(&self, notes: &AHashMap<NodeId, Option<KnownNode>>) -> Result<(), sqlx::Error> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for (node, note) in notes {
+            let write = match note {
+                Some(known) => {
+                    let put = sqlx::query(
+                        "INSERT OR REPLACE INTO nodes (id, incarnation, address) VALUES (?, ?, ?)",
+                    );
+                    put.bind(node.as_str()).bind(known.incarnation.cast_signed()).bind(&known.address)
+                }
+                None => sqlx::query("DELETE FROM nodes WHERE id = ?").bind(node.as_str()),
+            };
+            write.execute(&mut *tx).await?;
+        }
+        tx.commit().await
+    }
+
     async fn write(&self, batch: &mut Vec<Request>) -> Result<Vec<Answer>, sqlx::Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let mut answers = Vec::with_capacity(batch.len());
         let mut count = self.rooms.load(Ordering::Relaxed);
@@ -274,17 +367,8 @@ impl Writer {
                 *count = count.saturating_sub(gone);
                 Answer::Forgotten(reply, gone)
             }
-            Request::PutNode(node) => {
-                let put =
-                    sqlx::query("INSERT OR REPLACE INTO nodes (id, incarnation, address) VALUES (?, ?, ?)");
-                let put = put.bind(node.id.as_str()).bind(node.incarnation.cast_signed()).bind(node.address);
-                put.execute(&mut **tx).await?;
-                Answer::Nothing
-            }
-            Request::DropNode(id) => {
-                sqlx::query("DELETE FROM nodes WHERE id = ?").bind(id.as_str()).execute(&mut **tx).await?;
-                Answer::Nothing
-            }
+            // They were taken out before.
+            Request::Note(..) => Answer::Nothing,
         })
     }
 

@@ -92,15 +92,19 @@ pub(crate) async fn expected_nodes(
     if let Some(nodes) = settings.expected_nodes.clone() {
         return Ok(nodes);
     }
-    if let Some(sharing) = sharing {
-        // Nodes that have moved to other controllers since are not waited for.
-        match sharing.ask(sharing.store.nodes()).await {
-            Ok(records) => {
-                let own = records.into_iter().filter(|record| record.controller == settings.id);
-                return Ok(own.map(|record| record.card.id).collect());
-            }
-            Err(error) => tracing::warn!(%error, "this controller's nodes are those that it noted itself"),
+    let noted = store.known_nodes().await?.into_iter().map(|node| node.id);
+    let Some(sharing) = sharing else { return Ok(noted.collect()) };
+    let records = match sharing.ask(sharing.store.nodes()).await {
+        Ok(records) => records,
+        Err(error) => {
+            tracing::warn!(%error, "this controller's nodes are those that it noted itself");
+            return Ok(noted.collect());
         }
-    }
-    Ok(store.known_nodes().await?.into_iter().map(|node| node.id).collect())
+    };
+    // Nodes that have moved to other controllers since are not waited for; those that the store lost meanwhile are.
+    let is_recorded = |node: &NodeId| records.iter().any(|record| record.card.id == *node);
+    let mut expected: Vec<NodeId> = noted.filter(|node| !is_recorded(node)).collect();
+    let own = records.iter().filter(|record| record.controller == settings.id);
+    expected.extend(own.map(|record| record.card.id.clone()));
+    Ok(expected)
 }

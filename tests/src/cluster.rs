@@ -11,11 +11,13 @@
 //! | `links.rs` | who is connected to whom, as the kernel has it |
 //! | `crowd.rs` | the clients: they join, record, and come back |
 //! | `pushers.rs` | the backends: they push, and keep what was said |
+//! | `descriptors.rs` | what the services hold open |
 //! | `presence.rs` | what controllers say of rooms, beside who is connected |
 //! | `drill.rs`, `outcome.rs` | a scenario from start to verdict, and its measured times |
 //! | `repeats.rs` | which scenarios run, how often and how large |
 
 mod crowd;
+mod descriptors;
 mod drill;
 mod isolated;
 mod links;

@@ -238,3 +238,23 @@ fn record() -> NodeRecord {
         sessions: 0,
     }
 }
+
+#[test]
+fn a_session_that_ends_takes_back_the_seats_it_asked_for() {
+    let mut lane = clean();
+    let ask = |lane: &mut Lane, id: u64, into: &str| {
+        let (reply, _) = oneshot::channel();
+        assert!(lane.ask_seat(arrival(id, "u"), room(into), 1, reply));
+    };
+    ask(&mut lane, 1, "x");
+    ask(&mut lane, 2, "y");
+    let changes = batch(&mut lane);
+    assert!(lane.end(session(1), Some((user("u"), vec![room("r")]))));
+    // A node forgets a session with the word that ends it: no other word would find this room any more.
+    let decided = lane.applied(changes, &[Verdict::Done; 2]).unwrap();
+    assert_eq!(decided.len(), 2);
+    assert_eq!(batch(&mut lane), [ended(1, &["r", "x"])]);
+    assert!(lane.applied(vec![ended(1, &["r", "x"])], &[Verdict::Done]).unwrap().is_empty());
+    assert!(lane.end(session(2), Some((user("u"), vec![room("r"), room("y")]))));
+    assert_eq!(batch(&mut lane), [ended(2, &["r", "y"])], "what was decided is in memory");
+}

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dial::{Connection, Dialer};
+use crate::log_gate::LogGate;
 use crate::presence_store::PresenceError;
 
 /// Calls in flight at once; more fail.
@@ -29,6 +30,9 @@ const DIAL_WITHIN: Duration = Duration::from_secs(3);
 
 /// A connection that broke sooner than this is not made again at once.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
+
+/// The delays grow no more after so many.
+const MOST_SKIPPED: u32 = 8;
 
 /// What the connection is.
 #[derive(Clone)]
@@ -52,6 +56,9 @@ struct Shared {
     deadline: Duration,
     state: watch::Sender<State>,
     lost: AtomicU32,
+    /// How many connections in a row were of use for a short time only.
+    short_lived: AtomicU32,
+    gate: LogGate,
 }
 
 /// The connection; it is let go with the last of these.
@@ -76,8 +83,10 @@ impl Redis {
             deadline,
             state: watch::Sender::new(State::Dialing),
             lost: AtomicU32::new(0),
+            short_lived: AtomicU32::new(0),
+            gate: LogGate::default(),
         });
-        tokio::spawn(keep_dialing(Arc::downgrade(&shared), 1, false));
+        tokio::spawn(keep_dialing(Arc::downgrade(&shared), 1, 0));
         Self { shared, calls: Semaphore::new(MAX_CALLS) }
     }
 
@@ -183,29 +192,38 @@ impl Drop for Loss<'_> {
 /// Lets a connection go and begins to make the next one, unless another call has done so.
 fn give_up(shared: &Arc<Shared>, broken: &Arc<Up>, why: &str) {
     let short_lived = broken.since.elapsed() < SHORT_LIVED;
+    let mut in_a_row = 0;
     let given_up = shared.state.send_if_modified(|state| {
         let current = matches!(state, State::Up(up) if up.number == broken.number);
         if current {
             *state = if short_lived { State::Away(why.into()) } else { State::Dialing };
+            in_a_row = if short_lived { shared.short_lived.load(Ordering::Relaxed) + 1 } else { 0 };
+            shared.short_lived.store(in_a_row, Ordering::Relaxed);
         }
         current
     });
     if given_up {
-        tracing::warn!(why, "lost the connection to redis; joins are refused until it is back");
-        tokio::spawn(keep_dialing(Arc::downgrade(shared), broken.number + 1, short_lived));
+        if let Some(left_out) = shared.gate.open() {
+            tracing::warn!(why, left_out, "lost the connection to redis; joins are refused until it is back");
+        }
+        tokio::spawn(keep_dialing(Arc::downgrade(shared), broken.number + 1, in_a_row));
     }
 }
 
-/// Connects, as often as it takes.
-async fn keep_dialing(shared: Weak<Shared>, number: u64, mut wait: bool) {
-    for delay in delays() {
+/// Connects, as often as it takes. After connections that were of use for a short time only, so many in a row, it waits
+/// before it does: a server may take connections and nothing else.
+async fn keep_dialing(shared: Weak<Shared>, number: u64, short_lived: u32) {
+    let mut wait = short_lived > 0;
+    for delay in delays().skip(short_lived.saturating_sub(1).min(MOST_SKIPPED) as usize) {
         if wait {
             tokio::time::sleep(delay).await;
         }
         let Some(shared) = shared.upgrade() else { return };
         let why = match timeout(DIAL_WITHIN, shared.dialer.dial()).await {
             Ok(Ok(connection)) => {
-                tracing::info!("connected to redis");
+                if short_lived == 0 {
+                    tracing::info!("connected to redis");
+                }
                 let up = Up { number, connection, since: Instant::now() };
                 shared.state.send_replace(State::Up(Arc::new(up)));
                 return;

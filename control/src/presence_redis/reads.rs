@@ -6,6 +6,7 @@ use redis::Value;
 use ringcast_proto::{NodeId, RoomId, UserId};
 
 use super::batch::unexpected;
+use super::connection::Redis;
 use super::scripts::{self, SCRIPTS};
 use super::{PresenceRedis, keys};
 use crate::presence_store::{MemberRecord, PresenceError, SessionRecord, Totals};
@@ -69,22 +70,25 @@ impl PresenceRedis {
         let until = self.reads.deadline();
         let buckets = (0..keys::BUCKETS).map(|number| length(&keys::bucket(number))).collect();
         let users: Vec<u64> = numbers(self.reads.send(buckets, until).await?)?;
-        let nodes = self.node_ids(until).await?;
+        let nodes = node_ids(&self.reads, until).await?;
         let of_nodes = nodes.iter().map(|node| length(&keys::sessions(node))).collect();
         let sessions: Vec<u64> = numbers(self.reads.send(of_nodes, until).await?)?;
         Ok(Totals { users: users.iter().sum(), sessions: sessions.iter().sum() })
     }
+}
 
-    /// All nodes that have, or had, a record, in the order of their ids.
-    pub(super) async fn node_ids(&self, until: tokio::time::Instant) -> Result<Vec<NodeId>, PresenceError> {
-        let mut command = redis::cmd("SMEMBERS");
-        command.arg(keys::NODES);
-        let answer = self.reads.send(vec![command], until).await?.pop().unwrap_or_default();
-        let ids: Vec<String> = redis::from_redis_value(answer).map_err(unexpected)?;
-        let mut ids: Vec<NodeId> = ids.iter().filter_map(|id| NodeId::new(id).ok()).collect();
-        ids.sort();
-        Ok(ids)
-    }
+/// All nodes that have, or had, a record, in the order of their ids.
+pub(super) async fn node_ids(
+    redis: &Redis,
+    until: tokio::time::Instant,
+) -> Result<Vec<NodeId>, PresenceError> {
+    let mut command = redis::cmd("SMEMBERS");
+    command.arg(keys::NODES);
+    let answer = redis.send(vec![command], until).await?.pop().unwrap_or_default();
+    let ids: Vec<String> = redis::from_redis_value(answer).map_err(unexpected)?;
+    let mut ids: Vec<NodeId> = ids.iter().filter_map(|id| NodeId::new(id).ok()).collect();
+    ids.sort();
+    Ok(ids)
 }
 
 fn length(hash: &str) -> redis::Cmd {

@@ -12,6 +12,7 @@ pub(super) struct Scripts {
     pub(super) user: Script,
     pub(super) room: Script,
     pub(super) record: Script,
+    pub(super) forget: Script,
     pub(super) drop: Script,
     pub(super) held: Script,
     pub(super) members: Script,
@@ -26,11 +27,12 @@ macro_rules! text {
     };
 }
 
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 10] = [
     text!("node.lua"),
     text!("user.lua"),
     text!("room.lua"),
     text!("record.lua"),
+    text!("forget.lua"),
     text!("drop.lua"),
     text!("held.lua"),
     text!("members.lua"),
@@ -39,8 +41,8 @@ const TEXTS: [&str; 9] = [
 ];
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-    let [node, user, room, record, drop, held, members, entries, sessions] = TEXTS.map(Script::new);
-    Scripts { node, user, room, record, drop, held, members, entries, sessions }
+    let [node, user, room, record, forget, drop, held, members, entries, sessions] = TEXTS.map(Script::new);
+    Scripts { node, user, room, record, forget, drop, held, members, entries, sessions }
 });
 
 /// The command that runs a script on these keys; the caller adds what the script takes.

@@ -7,6 +7,7 @@
 //! carried out in part, or late. They hold a seat until a room is full; only then is it worth a look.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Value;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, Speaker, unexpected};
 use super::scripts::{self, SCRIPTS};
 use super::{CHUNK, PresenceRedis, keys};
-use crate::presence_store::PresenceError;
+use crate::presence_store::{NodeAt, PresenceError};
 
 /// A room is looked through at most once in this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -48,23 +49,42 @@ struct Entry {
     turn: String,
 }
 
-/// When full rooms were last looked through.
+/// The last look through a full room.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    /// Where it ended: the last user that was looked at; empty: it came through.
+    after: String,
+}
+
+/// When full rooms were last looked through, and how far.
 #[derive(Debug, Default)]
-pub(super) struct Looks(HashMap<RoomId, Instant>);
+pub(super) struct Looks(HashMap<RoomId, Look>);
 
 impl Looks {
-    /// Whether a room is due; if so it is not until the time has passed.
-    fn take(&mut self, room: &RoomId) -> bool {
-        let now = Instant::now();
+    /// Where a room that is due is to be looked through from; it is not due again until the time has passed.
+    fn take(&mut self, room: &RoomId, now: Instant) -> Option<String> {
         if self.0.len() >= MAX_LOOKS {
-            self.0.retain(|_, last| now - *last < LOOK_AGAIN);
+            self.0.retain(|_, last| now - last.at < LOOK_AGAIN);
         }
-        let due = self.0.get(room).is_none_or(|last| now - *last >= LOOK_AGAIN);
-        let due = due && (self.0.len() < MAX_LOOKS || self.0.contains_key(room));
-        if due {
-            self.0.insert(room.clone(), now);
+        if let Some(last) = self.0.get_mut(room) {
+            let due = now - last.at >= LOOK_AGAIN;
+            return due.then(|| {
+                last.at = now;
+                std::mem::take(&mut last.after)
+            });
         }
-        due
+        (self.0.len() < MAX_LOOKS).then(|| {
+            self.0.insert(room.clone(), Look { at: now, after: String::new() });
+            String::new()
+        })
+    }
+
+    /// The look at a room ended here; empty: it came through.
+    fn leave(&mut self, room: &RoomId, after: String) {
+        if let Some(last) = self.0.get_mut(room) {
+            last.after = after;
+        }
     }
 }
 
@@ -96,27 +116,32 @@ impl PresenceRedis {
         }
     }
 
-    /// Takes out what a node had in this incarnation and in earlier ones, then its record.
-    pub(super) async fn take_out(&self, node: &NodeId, incarnation: u64) -> Result<(), PresenceError> {
+    /// Takes out what a node had up to this link, in this incarnation and in earlier ones, then its record. What it
+    /// told over a later link stays.
+    pub(super) async fn take_out(&self, at: &NodeAt) -> Result<(), PresenceError> {
+        let node = &at.id;
+        let (incarnation, last) = (keys::digits(at.incarnation), keys::turn(at.link, u32::MAX));
         let held = self.held_by(node).await?;
-        let dead: Vec<&Held> = held.iter().filter(|held| held.incarnation <= incarnation).collect();
+        let dead: Vec<&Held> = held.iter().filter(|held| held.incarnation <= at.incarnation).collect();
         for part in dead.chunks(CHUNK) {
             let mut batch = Batch::new(Speaker::Sweeper(node), 0);
             for held in part {
+                // A former incarnation counted its links by itself.
+                let until = if held.incarnation < at.incarnation { keys::LAST_TURN } else { last.as_str() };
                 if let Some(user) = &held.user {
-                    batch.end(&held.name, user, &held.rooms, keys::LAST_TURN);
+                    batch.end(&held.name, user, &held.rooms, until);
                 }
             }
             self.run(batch, self.redis.deadline()).await?;
-            let mut forget = redis::cmd("HDEL");
-            forget.arg(keys::sessions(node));
+            let mut forget = scripts::run(&SCRIPTS.forget, &[keys::record(node), keys::sessions(node)]);
+            forget.arg(&incarnation).arg(&last);
             for held in part {
                 forget.arg(&held.name);
             }
             self.redis.send(vec![forget], self.redis.deadline()).await?;
         }
         let mut drop = scripts::run(&SCRIPTS.drop, &[keys::record(node)]);
-        drop.arg(keys::digits(incarnation));
+        drop.arg(incarnation).arg(last);
         let answer = self.redis.send(vec![drop], self.redis.deadline()).await?.pop().unwrap_or_default();
         let gone: bool = redis::from_redis_value(answer).map_err(unexpected)?;
         if gone {
@@ -127,32 +152,57 @@ impl PresenceRedis {
         Ok(())
     }
 
-    /// Takes what is dead out of full rooms, those that were not looked through just now. Returns whether there was
-    /// something.
+    /// Takes what is dead out of full rooms, those that were not looked through just now, in half of the time that is
+    /// left: the other half is for what was asked for. What that does not suffice for comes the next time. Returns
+    /// whether there was something.
     pub(super) async fn purge(&self, rooms: &[&RoomId], until: Instant) -> Result<bool, PresenceError> {
+        let begun = Instant::now();
+        let enough = begun + until.saturating_duration_since(begun) / 2;
         let mut found = false;
         for room in rooms {
-            let due = self.looks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(room);
-            if due {
-                found |= self.purge_room(room, until).await?;
+            let now = Instant::now();
+            if now >= enough {
+                break;
+            }
+            let due = self.looks().take(room, now);
+            if let Some(after) = due {
+                let (some, ended_at) = self.purge_room(room, after, enough, until).await?;
+                found |= some;
+                self.looks().leave(room, ended_at.unwrap_or_default());
             }
         }
         Ok(found)
     }
 
-    async fn purge_room(&self, room: &RoomId, until: Instant) -> Result<bool, PresenceError> {
-        let mut after = String::new();
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks through a room's users after one of them. Returns whether something was dead, and where the look ended
+    /// when it had taken long enough.
+    pub(super) async fn purge_room(
+        &self,
+        room: &RoomId,
+        mut after: String,
+        enough: Instant,
+        until: Instant,
+    ) -> Result<(bool, Option<String>), PresenceError> {
         let mut found = false;
         loop {
             let mut command = scripts::run(&SCRIPTS.entries, &[keys::users(room), keys::order(room)]);
             command.arg(&after).arg(PAGE);
             let answer = self.redis.send(vec![command], until).await?.pop().unwrap_or_default();
             let page: Vec<Vec<String>> = redis::from_redis_value(answer).map_err(unexpected)?;
-            let Some(last) = page.last().and_then(|entry| entry.first()).cloned() else { return Ok(found) };
+            let Some(last) = page.last().and_then(|entry| entry.first()).cloned() else {
+                return Ok((found, None));
+            };
             let entries: Vec<Entry> = page.iter().flat_map(|words| read_entries(words)).collect();
             found |= self.purge_entries(room, entries, until).await?;
             if page.len() < PAGE {
-                return Ok(found);
+                return Ok((found, None));
+            }
+            if Instant::now() >= enough {
+                return Ok((found, Some(last)));
             }
             after = last;
         }
@@ -221,4 +271,29 @@ fn read_entries(words: &[String]) -> Vec<Entry> {
         Some(Entry { node, incarnation, user, session: session.clone(), turn: turn.clone() })
     };
     parts.chunks(3).filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_due_once_in_a_while_and_from_where_the_last_look_ended() {
+        let (mut looks, room, start) = (Looks::default(), RoomId::new("r").unwrap(), Instant::now());
+        assert_eq!(looks.take(&room, start), Some(String::new()));
+        looks.leave(&room, "u7".into());
+        assert_eq!(looks.take(&room, start + LOOK_AGAIN / 2), None, "just now");
+        assert_eq!(looks.take(&room, start + LOOK_AGAIN), Some("u7".into()));
+        let later = start + LOOK_AGAIN * 2;
+        assert_eq!(looks.take(&room, later), Some(String::new()), "that look did not come back");
+    }
+
+    #[test]
+    fn no_more_rooms_are_looked_through_than_are_remembered() {
+        let (mut looks, start) = (Looks::default(), Instant::now());
+        let room = |number: usize| RoomId::new(&format!("r{number}")).unwrap();
+        let looked = (0..MAX_LOOKS + 9).filter(|number| looks.take(&room(*number), start).is_some());
+        assert_eq!(looked.count(), MAX_LOOKS);
+        assert!(looks.take(&room(MAX_LOOKS + 1), start + LOOK_AGAIN).is_some());
+    }
 }

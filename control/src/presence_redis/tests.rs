@@ -95,7 +95,7 @@ async fn nothing_is_left_of_what_was_removed() {
         on.store.apply(&a, words, NOW).await.unwrap();
     }
     on.store.beat(&[record(&a)]).await.unwrap();
-    on.store.remove(&node("a"), 1).await.unwrap();
+    on.store.remove(&a).await.unwrap();
     assert_eq!(on.server.keys("*"), ["ringcast:epoch"]);
 }
 

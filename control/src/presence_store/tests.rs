@@ -48,6 +48,7 @@ macro_rules! all_scenarios {
                 a_sync_asks_for_no_seat_and_keeps_sessions_without_a_room
                 a_sync_of_a_later_incarnation_takes_the_former_out
                 a_removal_may_come_twice_and_spares_later_incarnations
+                a_removal_spares_what_a_later_link_has_told
                 pages_are_in_the_order_of_bytes
                 the_newest_session_speaks_for_its_user
                 texts_come_back_as_they_were

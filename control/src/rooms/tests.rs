@@ -1,8 +1,10 @@
 use std::path::Path;
 
+use ringcast_proto::NodeId;
+
 use super::*;
 use crate::room_store::Loaded;
-use crate::store::Store;
+use crate::store::{KnownNode, Store};
 
 async fn rooms(folder: &Path, max_rooms: u64) -> Rooms {
     let errors = prometheus::IntCounter::new("errors", "errors").unwrap();
@@ -245,4 +247,26 @@ async fn noting_rooms_in_use_stays_due_until_it_went_well() {
     sqlx::query("DROP TABLE rooms").execute(&store.pool_for_tests()).await.unwrap();
     rooms.note_in_use(vec![room("a")], at(200)).await;
     assert!(rooms.is_noting_due(empty_for, at(200)));
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_written_what_is_there_is_read_and_nodes_are_noted_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let errors = prometheus::IntCounter::new("errors", "errors").unwrap();
+    let store = Store::open(folder.path(), 10, errors).await.unwrap();
+    store.load(vec![(room("a"), true)], 5).await.unwrap();
+    let lock = store.pool_for_tests().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let node = KnownNode { id: NodeId::new("n").unwrap(), incarnation: 7, address: "n:1".into() };
+    store.put_node(node.clone()).await;
+    let wanted = vec![(room("a"), true), (room("new"), true), (room("asked"), false)];
+    let loaded = store.load(wanted, 6).await.unwrap();
+    let told = loaded.iter().map(|(_, result)| result.as_ref().map(Option::is_some).ok());
+    assert_eq!(told.collect::<Vec<_>>(), [Some(true), None, Some(false)]);
+    lock.rollback().await.unwrap();
+    let noted = async {
+        while store.known_nodes().await.unwrap() != [node.clone()] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), noted).await.expect("a note that failed is written later");
 }

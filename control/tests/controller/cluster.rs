@@ -314,3 +314,60 @@ async fn new_clients_are_spread_over_the_nodes_of_all_controllers() {
     a.stop().await;
     b.stop().await;
 }
+
+/// A controller with a node `n` that holds `u` in `r`, all in the store; the controller has been stopped then.
+async fn stopped_with_a_node(settings: Settings) -> Node {
+    let controller = Controller::start(settings).await;
+    let mut node = Node::link(&controller, "n", 1, 1).await.unwrap();
+    node.snapshot(vec![session(1, "u", "r")]).await;
+    let there = async || users_in(&controller, "r").await.ok()?.contains("u").then_some(());
+    until_so("the session in the store", there).await;
+    controller.stop().await;
+    node
+}
+
+#[tokio::test]
+async fn known_nodes_are_waited_for_though_redis_was_emptied_meanwhile() {
+    let redis = Redis::plain();
+    let data = folder();
+    drop(stopped_with_a_node(sharing(data.path(), "a", &redis)).await);
+    redis.command(&["flushall"]);
+    let controller = Controller::start(sharing(data.path(), "a", &redis)).await;
+    let mut follower = Follower::open(&controller).await;
+    let early = tokio::time::timeout(Duration::from_millis(1_500), follower.raw()).await;
+    assert!(early.is_err(), "the feed spoke too early: {early:?}");
+    let mut node = Node::link(&controller, "n", 1, 2).await.unwrap();
+    node.snapshot(vec![session(1, "u", "r")]).await;
+    follower.snapshot().await;
+    assert_eq!(follower.room("r", "n"), 1);
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_node_that_stays_away_leave_when_redis_is_back_and_callers_are_answered() {
+    let mut redis = Redis::plain();
+    let data = folder();
+    drop(stopped_with_a_node(sharing(data.path(), "a", &redis)).await);
+    redis.stop();
+    let mut brief = sharing(data.path(), "a", &redis);
+    brief.timing.lease = Duration::from_millis(1_500);
+    let controller = Controller::start(brief).await;
+    // Callers who look at what the other controllers told, all the while.
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut rpc = controller.rpc().await;
+        callers.spawn(async move {
+            loop {
+                rpc.list_nodes(ListNodesRequest {}).await.unwrap();
+            }
+        });
+    }
+    let mut follower = Follower::open(&controller).await;
+    follower.snapshot().await;
+    assert!(follower.nodes.is_empty());
+    redis.cont();
+    let left = async || users_in(&controller, "r").await.ok()?.is_empty().then_some(());
+    until_so("the leave", left).await;
+    callers.shutdown().await;
+    controller.stop().await;
+}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use loadgen::{Ended, monotonic_ns};
 
 use super::crowd::{Crowd, SILENCE};
+use super::descriptors::Descriptors;
 use super::outcome::{Bounds, Figures};
 use super::presence;
 use super::pushers::{PushLoad, Pushers};
@@ -72,6 +73,8 @@ pub struct Drill {
     pub figures: Figures,
     name: String,
     pushers: Pushers,
+    /// What was open before the clients came.
+    descriptors: Descriptors,
     /// When the last fault was.
     fault_ns: u64,
 }
@@ -80,13 +83,15 @@ impl Drill {
     /// Starts the cluster, lets the clients join, and pushes for a while.
     pub async fn begin(name: &str, plan: DrillPlan) -> Self {
         let cluster = Cluster::start(plan.cluster).await;
+        let descriptors = Descriptors::of(&cluster);
         let crowd = Crowd::connect(&client_addresses(&cluster), plan.clients, plan.jitter, plan.begin_at);
         crowd.all_connected(JOIN_ALL).await;
         let managers: Vec<SocketAddr> = cluster.managers.iter().map(|manager| manager.grpc).collect();
         let users = crowd.clients.iter().map(|client| client.user.clone()).collect();
         let pushers = Pushers::start(&managers, &PushLoad { rate: RATE, rooms: crowd.rooms(), users });
         let (times, figures, name) = (Times::from_env(), Figures::default(), name.to_owned());
-        let mut drill = Self { cluster, crowd, times, figures, name, pushers, fault_ns: monotonic_ns() };
+        let fault_ns = monotonic_ns();
+        let mut drill = Self { cluster, crowd, times, figures, name, pushers, descriptors, fault_ns };
         drill.presence_agrees(Duration::from_secs(10)).await;
         drill.load().await;
         drill
@@ -271,6 +276,11 @@ impl Drill {
         assert!(wrongs.is_empty(), "{}:\n  {}", self.name, wrongs.join("\n  "));
         self.crowd.leave_all().await;
         nothing_is_left(&mut self.cluster).await;
+        eventually("no descriptors are left open", EMPTY, async || {
+            let grown = self.descriptors.grown(&Descriptors::of(&self.cluster));
+            if grown.is_empty() { Ok(()) } else { Err(grown) }
+        })
+        .await;
         self.figures
     }
 

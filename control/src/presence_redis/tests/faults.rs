@@ -100,11 +100,13 @@ async fn more_calls_than_a_bound_fail_at_once() {
         let store = store.clone();
         calls.spawn(async move {
             let from = Instant::now();
-            (store.nodes().await.unwrap_err().0, from.elapsed())
+            (store.totals().await.unwrap_err().0, from.elapsed())
         });
     }
     let word = store.apply(&a, &[enter(1, "u", "r", 0)], NOW).await.unwrap_err();
     assert!(!word.0.contains("in flight"), "questions do not keep a node's words out: {word}");
+    let look = store.nodes().await.unwrap_err();
+    assert!(!look.0.contains("in flight"), "nor the looks of controllers: {look}");
     let ends = calls.join_all().await;
     let (refused, waited): (Vec<_>, Vec<_>) =
         ends.into_iter().partition(|(why, _)| why.contains("in flight"));

@@ -40,6 +40,27 @@ async fn a_question_for_seats_lets_go_of_what_is_dead() {
 }
 
 #[tokio::test]
+async fn a_look_at_a_full_room_that_runs_out_of_time_goes_on_where_it_ended() {
+    let on = OnServer::start().await;
+    let live = begun(&on.store, "b").await;
+    let words: Vec<Change> =
+        (0..1_200).map(|number| enter(number, &format!("u{number:04}"), "r", 0)).collect();
+    for words in words.chunks(400) {
+        on.store.apply(&live, words, NOW).await.unwrap();
+    }
+    leave_behind(&on, &at("gone", 1, 1), 1, "v comes last", keys::LAST_TURN);
+    let (no_time, mut looks, mut from) = (tokio::time::Instant::now(), Vec::new(), Some(String::new()));
+    while let Some(after) = from {
+        let until = on.store.redis.deadline();
+        let (found, ended_at) = on.store.purge_room(&room("r"), after, no_time, until).await.unwrap();
+        looks.push(found);
+        from = ended_at;
+    }
+    assert_eq!(looks, [false, false, true], "a page at a time");
+    assert_eq!(on.store.counts(&[room("r")]).await.unwrap(), [1_200], "those who live stay");
+}
+
+#[tokio::test]
 async fn what_lives_is_not_let_go_of() {
     let on = OnServer::start().await;
     let first = begun(&on.store, "a").await;

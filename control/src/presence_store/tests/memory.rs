@@ -130,10 +130,10 @@ impl PresenceStore for PresenceMemory {
         Ok((records.iter().map(beat).collect(), true))
     }
 
-    async fn remove(&self, id: &NodeId, incarnation: u64) -> Result<(), PresenceError> {
+    async fn remove(&self, at: &NodeAt) -> Result<(), PresenceError> {
         let mut memory = self.0.lock().unwrap();
-        if memory.nodes.get(id).is_some_and(|(known, _)| known.card.incarnation <= incarnation) {
-            let (_, link) = memory.nodes.remove(id).unwrap();
+        if memory.nodes.get(&at.id).is_some_and(|(known, _)| !is_later(known, at.incarnation, at.link)) {
+            let (_, link) = memory.nodes.remove(&at.id).unwrap();
             memory.presence.remove_node(link.node, false);
         }
         Ok(())

@@ -94,7 +94,7 @@ impl World<'_> {
     }
 
     async fn remove(&mut self, node: usize) {
-        self.store.remove(&self.nodes[node].id, self.nodes[node].incarnation).await.unwrap();
+        self.store.remove(&self.nodes[node]).await.unwrap();
         self.known[node] = false;
         self.sessions.retain(|live| live.node != node);
     }

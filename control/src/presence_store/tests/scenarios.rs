@@ -11,7 +11,7 @@ pub(crate) async fn a_user_on_two_nodes_leaves_with_the_last(store: &dyn Presenc
     apply(store, &a, end(7, "u", &["r"])).await;
     assert_eq!(users_in(store, "r").await, ["u"]);
     assert_eq!(sessions_of(store, "u").await, [("b".into(), 7, vec!["r".into()])]);
-    store.remove(&node("b"), 1).await.unwrap();
+    store.remove(&at("b", 1, 1)).await.unwrap();
     assert!(users_in(store, "r").await.is_empty());
     assert!(sessions_of(store, "u").await.is_empty());
 }
@@ -105,21 +105,39 @@ pub(crate) async fn a_removal_may_come_twice_and_spares_later_incarnations(store
     apply(store, &a, enter(1, "u", "r", 0)).await;
     apply(store, &b, enter(1, "v", "r", 0)).await;
     for _ in 0..2 {
-        store.remove(&node("a"), 1).await.unwrap();
+        store.remove(&at("a", 1, 1)).await.unwrap();
         assert_eq!(users_in(store, "r").await, ["v"]);
         assert_eq!(store.nodes().await.unwrap().len(), 1);
         assert_eq!(store.totals().await.unwrap(), Totals { users: 1, sessions: 1 });
     }
-    store.remove(&node("never seen"), u64::MAX).await.unwrap();
+    store.remove(&at("never seen", u64::MAX, u64::MAX)).await.unwrap();
     let second = at("a", 2, 1);
     store.begin(&record(&second)).await.unwrap();
     store.sync(&second, vec![(arrival(1, "u"), vec![room("r")])], NOW).await.unwrap();
-    store.remove(&node("a"), 1).await.unwrap();
+    store.remove(&at("a", 1, 1)).await.unwrap();
     assert_eq!(users_in(store, "r").await, ["u", "v"]);
     assert_eq!(store.nodes().await.unwrap().len(), 2);
     assert_eq!(store.apply(&a, &[enter(5, "w", "r", 0)], NOW).await.unwrap(), [Verdict::Fenced]);
     assert_eq!(apply(store, &second, end(1, "u", &["r"])).await, Verdict::Done);
     assert_eq!(users_in(store, "r").await, ["v"]);
+}
+
+pub(crate) async fn a_removal_spares_what_a_later_link_has_told(store: &dyn PresenceStore) {
+    let first = begun(store, "a").await;
+    store.apply(&first, &[enter(1, "u", "r", 0), enter(2, "v", "r", 0)], NOW).await.unwrap();
+    let second = at("a", 1, 2);
+    store.begin(&record(&second)).await.unwrap();
+    store.sync(&second, vec![(arrival(1, "u"), vec![room("r")])], NOW).await.unwrap();
+    apply(store, &second, enter(3, "w", "r", 0)).await;
+    store.remove(&first).await.unwrap();
+    assert_eq!(users_in(store, "r").await, ["u", "w"]);
+    assert_eq!(sessions_of(store, "u").await, [("a".into(), 1, vec!["r".into()])]);
+    assert_eq!(store.nodes().await.unwrap()[0].link, 2);
+    // The node still names all that it has.
+    store.remove(&second).await.unwrap();
+    assert!(users_in(store, "r").await.is_empty());
+    assert_eq!(store.totals().await.unwrap(), Totals::default());
+    assert!(store.nodes().await.unwrap().is_empty());
 }
 
 pub(crate) async fn pages_are_in_the_order_of_bytes(store: &dyn PresenceStore) {
@@ -206,7 +224,7 @@ pub(crate) async fn texts_come_back_as_they_were(store: &dyn PresenceStore) {
     };
     assert_eq!(store.sessions_of(&user(id)).await.unwrap(), [session]);
     assert_eq!(store.nodes().await.unwrap(), [told]);
-    store.remove(&node(id), u64::MAX).await.unwrap();
+    store.remove(&at).await.unwrap();
     assert_eq!(store.totals().await.unwrap(), Totals::default());
 }
 
@@ -256,7 +274,7 @@ pub(crate) async fn changes_of_one_session_are_carried_out_in_their_order(store:
     assert_eq!(sessions_of(store, "u").await, [("a".into(), 1, vec!["r".into()])]);
     assert_eq!(sessions_of(store, "v").await, [("a".into(), 2, vec!["s".into()])]);
     assert_eq!(store.totals().await.unwrap(), Totals { users: 2, sessions: 2 });
-    store.remove(&node("a"), 1).await.unwrap();
+    store.remove(&at("a", 1, 1)).await.unwrap();
     assert_eq!(
         store.counts(&[room("r"), room("s")]).await.unwrap(),
         [0, 0],

@@ -29,7 +29,7 @@ pub(crate) async fn who_finds_a_room_full_leaves_no_trace(store: &dyn PresenceSt
     assert!(sessions_of(store, "v").await.is_empty());
     assert_eq!(sessions_of(store, "w").await, [("a".into(), 3, vec!["s".into()])]);
     assert_eq!(store.totals().await.unwrap(), Totals { users: 2, sessions: 2 });
-    store.remove(&node("a"), 1).await.unwrap();
+    store.remove(&at("a", 1, 1)).await.unwrap();
     assert_eq!(store.totals().await.unwrap(), Totals::default());
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn a_refused_room_takes_nothing_from_a_session_that_lives(store
     );
     let changes = [exit(1, "u", "full"), enter(1, "u", "r", 1), enter(2, "v", "full", 1)];
     assert_eq!(store.apply(&a, &changes, NOW).await.unwrap(), [Verdict::Done; 3]);
-    store.remove(&node("a"), 1).await.unwrap();
+    store.remove(&at("a", 1, 1)).await.unwrap();
     assert_eq!(store.counts(&[room("full"), room("r")]).await.unwrap(), [0, 0]);
 }
 

@@ -122,6 +122,14 @@ async fn connections_to_a_primary_that_became_read_only_are_dropped() {
     let later = 6 + 2 * crate::room_store::TOUCH_AFTER_S;
     assert_eq!(made(&rooms, "a", later).await.unwrap().name, "Hall", "what is there can be joined");
     refused(made(&rooms, "new", 6)).await;
+    let both =
+        rooms.load(vec![(room("a"), true), (room("new"), true), (room("asked"), false)], 6).await.unwrap();
+    let there = both.iter().map(|(room, result)| (room.as_str(), result.as_ref().map(Option::is_some).ok()));
+    assert_eq!(
+        there.collect::<Vec<_>>(),
+        [("a", Some(true)), ("new", None), ("asked", Some(false))],
+        "also beside one that cannot be made"
+    );
     server.read_only(false);
     rooms.set(room("a"), named("x"), 7).await.unwrap();
     let dropped = async {
