@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ringcast_proto::GRPC_KEEPALIVE_INTERVAL;
 use ringcast_proto::pubsub::DeliveryReport;
 use ringcast_proto::pubsub::push_manager_service_client::PushManagerServiceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(1);
 
 /// How long the push managers may be silent after the push's own deadline; the call's deadline in all.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a ping on a connection with open pushes may stay unanswered; gRPC's own default. One that was held up for
+/// shorter answers yet, and an answer is better than `unknown`.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The waits before all are asked once more, where none could be reached or took the push.
 const RETRY_DELAYS: [Duration; 3] =
@@ -114,7 +119,12 @@ impl Client {
         let manager = |address: &String| {
             let uri = if address.contains("://") { address.clone() } else { format!("http://{address}") };
             let endpoint = Endpoint::from_shared(uri).map_err(|_| address.clone())?;
-            let channel = endpoint.connect_timeout(timeout).tcp_nodelay(true).connect_lazy();
+            let channel = endpoint
+                .connect_timeout(timeout)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(GRPC_KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .connect_lazy();
             Ok(Manager { address: address.clone(), client: PushManagerServiceClient::new(channel) })
         };
         let managers: Vec<Manager> = addresses.iter().map(manager).collect::<Result<_, String>>()?;
@@ -154,7 +164,11 @@ impl Client {
             let manager = &self.managers[place];
             match manager.ask(push.clone(), deadline.saturating_duration_since(now)).await {
                 Asked::Over(answer) => {
-                    self.turns().take_in(place);
+                    match answer {
+                        // It may be held up, or cut off: others are asked first for a while.
+                        Err(Failure::Unknown { .. }) => self.turns().leave_out(place, Instant::now()),
+                        _ => self.turns().take_in(place),
+                    }
                     return Ok(answer);
                 }
                 Asked::Unreachable(why) => unreachable.push((manager.address.clone(), why)),

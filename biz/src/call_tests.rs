@@ -279,3 +279,11 @@ async fn where_all_take_nothing_the_last_word_is_theirs() {
     );
     assert_eq!(asked(&stopping.1), 4, "it was asked again, within the call's deadline");
 }
+
+#[tokio::test]
+async fn one_that_does_not_answer_for_a_push_is_asked_last_for_a_while() {
+    let (takes, breaks) = (manager(Manner::Answers).await, breaks_off(BreakOff::CancelsTheStream).await);
+    let outcomes = push_through(&[breaks.0, takes.0], 6).await;
+    let unknown = outcomes.iter().filter(|outcome| outcome.answer.is_err()).count();
+    assert_eq!((unknown, asked(&breaks.1), asked(&takes.1)), (1, 1, 5), "{outcomes:?}");
+}

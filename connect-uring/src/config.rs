@@ -11,6 +11,7 @@ use connect_core::message::MessageLimits;
 use ringcast_proto::{NodeId, SessionId};
 use settings::{
     CommonArgs, ConnectLimits, EtcdStore, File, SettingError, parse_address, parse_addresses, parse_port,
+    parse_ws_url,
 };
 
 use crate::census::MAX_SHARDS;
@@ -277,7 +278,7 @@ pub struct Args {
     #[arg(long, env = "BIND_ADDR")]
     bind: Option<IpAddr>,
     /// Where clients reach this node, such as ws://push.example.org:8080/ws.
-    #[arg(long, env = "PUBLIC_WS_URL")]
+    #[arg(long, env = "PUBLIC_WS_URL", value_parser = parse_ws_url)]
     public_ws_url: Option<String>,
     /// Shards, each a thread with its own sessions [default: one a core].
     #[arg(long, env = "SHARDS")]

@@ -21,6 +21,7 @@ use ringcast_proto::pubsub::node_link_service_client::NodeLinkServiceClient;
 use ringcast_proto::pubsub::session_command::Command;
 use ringcast_proto::pubsub::{
     self, ControllerMessage, JoinAnswers, NodeHeartbeat, NodeMessage, NodeRegister, SessionCommand,
+    SessionRooms,
 };
 use ringcast_proto::{
     GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, RoomId, SessionId,
@@ -56,6 +57,9 @@ const NEXT_PAUSE: Duration = Duration::from_millis(50);
 /// For how long new joins wait for the next controller when one is lost; then, or when nobody answered, they are
 /// refused. A client waits for 5 s.
 const JOINS_HELD: Duration = Duration::from_secs(2);
+
+/// A link that was lost sooner than this is not made again at once.
+const SHORT_LIVED: Duration = Duration::from_secs(2);
 
 /// For how long after its start a node says nothing of a controller that is not there.
 const QUIET_START: Duration = Duration::from_secs(2);
@@ -153,9 +157,10 @@ impl ControlLink {
     pub(crate) fn events(&self, shard: usize, events: impl Iterator<Item = ControlEvent>) {
         let mut state = self.state();
         for event in events {
-            if !state.event(shard, event) {
-                self.overrun.notify_one();
-            }
+            state.event(shard, event);
+        }
+        if state.is_overrun() {
+            self.overrun.notify_one();
         }
         ask_for_snapshots(&mut state, &self.parts.shards);
     }
@@ -214,6 +219,7 @@ impl ControlLink {
                     return Ok(());
                 }
                 tried = true;
+                let began = Instant::now();
                 let ended = self.attempt(&controller).await;
                 self.state().lose();
                 self.linked.send_replace(None);
@@ -224,8 +230,18 @@ impl ControlLink {
                     Ended::Lost(true, reason) => {
                         self.parts.metrics.link_losses.inc();
                         self.state().hold_joins(Instant::now() + JOINS_HELD);
-                        search = Search::new(Duration::ZERO);
+                        let pause = match began.elapsed() < SHORT_LIVED {
+                            // It would register, and end the link, for ever.
+                            true => search.delays.next().unwrap_or(HEARTBEAT),
+                            false => {
+                                search = Search::new(Duration::ZERO);
+                                Duration::ZERO
+                            }
+                        };
                         search.tell(&controller, &reason);
+                        if !self.pause(pause).await {
+                            return Ok(());
+                        }
                         break Some(controller);
                     }
                     Ended::Lost(false, reason) => search.tell(&controller, &reason),
@@ -330,7 +346,11 @@ impl ControlLink {
                     return Ended::Lost(registered, "the controller is silent".to_owned());
                 }
                 () = self.overrun.notified() => {
-                    return Ended::Lost(registered, "too many joins and ends wait for the controller".to_owned());
+                    // What is left of a former link is none of this one's.
+                    if self.state().is_overrun() {
+                        let reason = "too many joins and ends wait for the controller";
+                        return Ended::Lost(registered, reason.to_owned());
+                    }
                 }
             }
         }
@@ -382,7 +402,10 @@ impl ControlLink {
                 self.answer_joins(&answers);
                 Ok(())
             }
-            Some(Message::Command(command)) => self.command(command),
+            Some(Message::Command(command)) => {
+                self.command(command);
+                Ok(())
+            }
             Some(Message::SnapshotTaken(_) | Message::Heartbeat(_)) | None => Ok(()),
         }
     }
@@ -406,22 +429,23 @@ impl ControlLink {
         self.tell(self.followed_by_marks(by_shard));
     }
 
-    fn command(&self, command: SessionCommand) -> Result<(), &'static str> {
-        let number = command.command_id;
+    fn command(&self, command: SessionCommand) {
         let (rooms, add) = match command.command {
             Some(Command::AddRoom(rooms)) => (rooms, true),
             Some(Command::RemoveRoom(rooms)) => (rooms, false),
-            // A command of a newer controller: no session is as was asked.
-            None => return self.open_command(number, 0),
+            // A command of a newer controller: nobody here knows what it is.
+            None => (SessionRooms::default(), false),
         };
-        let Ok(room) = RoomId::new(&rooms.room_id) else { return self.open_command(number, 0) };
         let mut by_shard: Vec<Vec<SessionId>> = vec![Vec::new(); self.parts.shards.len()];
         for session in rooms.session_ids.into_iter().map(SessionId::from_u64) {
             if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
                 shard.push(session);
             }
         }
-        self.open_command(number, by_shard.iter().filter(|sessions| !sessions.is_empty()).count())?;
+        let room = RoomId::new(&rooms.room_id).ok();
+        let shards = by_shard.iter().filter(|sessions| !sessions.is_empty()).count();
+        let number = self.state().command(command.command_id, if room.is_some() { shards } else { 0 });
+        let Some((number, room)) = number.zip(room) else { return };
         let change = |(shard, sessions): (usize, Vec<SessionId>)| {
             if sessions.is_empty() {
                 return Vec::new();
@@ -433,7 +457,6 @@ impl ControlLink {
         };
         let changes = by_shard.into_iter().enumerate().map(change).collect();
         self.tell(self.followed_by_marks(changes));
-        Ok(())
     }
 
     /// A mark has come back: another follows where something new is in doubt.
@@ -451,10 +474,6 @@ impl ControlLink {
             }
         }
         by_shard
-    }
-
-    fn open_command(&self, number: u64, shards: usize) -> Result<(), &'static str> {
-        if self.state().command(number, shards) { Ok(()) } else { Err("too many commands are open") }
     }
 
     /// Tells each shard its part. What is not a delivery is always taken.

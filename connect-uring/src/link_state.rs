@@ -37,7 +37,7 @@ const MAX_WAITING: usize = 262_144;
 const SHARDS_AT_A_TIME: usize = 2;
 const MAX_PARTS_WAITING: usize = 16;
 
-/// Commands that shards have still to answer.
+/// Commands that shards have still to answer; more are not carried out.
 const MAX_COMMANDS: usize = 4096;
 
 /// Whether a shard's events belong to the present link.
@@ -54,6 +54,8 @@ struct ShardSync {
 /// A command that some shards have still to answer.
 #[derive(Debug)]
 struct Gathering {
+    /// As the controller calls it.
+    command: u64,
     shards_left: usize,
     sessions: Vec<u64>,
 }
@@ -73,7 +75,11 @@ pub(crate) struct LinkState {
     events: VecDeque<ControlEvent>,
     batches: u64,
     batches_taken: u64,
+    /// By the number that shards answer with.
     commands: HashMap<u64, Gathering, RandomState>,
+    next_command: u64,
+    /// More waited than may.
+    overrun: bool,
     writer: Option<Waker>,
 }
 
@@ -93,6 +99,8 @@ impl LinkState {
             batches: 0,
             batches_taken: 0,
             commands: HashMap::default(),
+            next_command: 0,
+            overrun: false,
             writer: None,
         }
     }
@@ -111,6 +119,7 @@ impl LinkState {
         self.outgoing.clear();
         self.events.clear();
         self.commands.clear();
+        self.overrun = false;
         self.batches = 0;
         self.batches_taken = 0;
         if let Some(writer) = self.writer.take() {
@@ -159,27 +168,29 @@ impl LinkState {
         Some(self.next_to_ask - 1)
     }
 
-    /// Takes in what a shard says. `false`: too much is waiting, cut the link.
-    #[must_use]
-    pub(crate) fn event(&mut self, shard: usize, event: ControlEvent) -> bool {
-        let Some(sync) = self.shards.get_mut(shard) else { return true };
-        if let ControlEvent::Snapshot { sessions, last } = event {
-            self.snapshot_part(shard, &sessions, last);
-            return true;
-        }
+    /// Takes in what a shard says.
+    pub(crate) fn event(&mut self, shard: usize, event: ControlEvent) {
+        let Some(sync) = self.shards.get_mut(shard) else { return };
         // Before the snapshot that counts, the shard speaks of what that snapshot contains.
         let early = sync.to_ask || sync.snapshots_due > 1 || (sync.snapshots_due == 1 && !sync.begun);
-        if early || !self.registered {
-            return true;
-        }
         match event {
+            ControlEvent::Snapshot { sessions, last } => self.snapshot_part(shard, &sessions, last),
+            // Whoever asked over this link waits for it, whatever the snapshot contains.
             ControlEvent::RoomsChanged { command, sessions } => {
                 self.rooms_changed(command, sessions.iter().map(|session| session.as_u64()));
             }
-            event => self.events.push_back(event),
+            ControlEvent::Join { .. } | ControlEvent::End { .. } if early || !self.registered => {}
+            event => {
+                self.events.push_back(event);
+                self.overrun |= self.events.len() > MAX_WAITING;
+                self.wake();
+            }
         }
-        self.wake();
-        self.events.len() <= MAX_WAITING
+    }
+
+    /// Too much is waiting: the link is to be cut.
+    pub(crate) fn is_overrun(&self) -> bool {
+        self.overrun
     }
 
     fn snapshot_part(&mut self, shard: usize, sessions: &[SessionInfo], last: bool) {
@@ -218,28 +229,28 @@ impl LinkState {
         self.wake();
     }
 
-    /// A command goes out to this many shards; with none it is answered at once. `false`: too many are open.
-    #[must_use]
-    pub(crate) fn command(&mut self, command: u64, shards: usize) -> bool {
-        if self.commands.len() >= MAX_COMMANDS {
-            return false;
-        }
-        if shards == 0 {
+    /// A command of the controller is to go out to this many shards. Gives the number by which they answer it, which no
+    /// other command ever has, over whichever link. `None`: nobody is to be told of it, for there is none, or too many
+    /// commands are open; that no session is as was asked is answered at once.
+    pub(crate) fn command(&mut self, command: u64, shards: usize) -> Option<u64> {
+        if shards == 0 || self.commands.len() >= MAX_COMMANDS {
             self.answer_command(command, Vec::new());
-        } else {
-            self.commands.insert(command, Gathering { shards_left: shards, sessions: Vec::new() });
+            return None;
         }
-        true
+        self.next_command += 1;
+        let gathering = Gathering { command, shards_left: shards, sessions: Vec::new() };
+        self.commands.insert(self.next_command, gathering);
+        Some(self.next_command)
     }
 
-    fn rooms_changed(&mut self, command: u64, sessions: impl Iterator<Item = u64>) {
-        let Some(gathering) = self.commands.get_mut(&command) else { return };
+    fn rooms_changed(&mut self, number: u64, sessions: impl Iterator<Item = u64>) {
+        let Some(gathering) = self.commands.get_mut(&number) else { return };
         gathering.sessions.extend(sessions);
         gathering.shards_left -= 1;
         if gathering.shards_left == 0
-            && let Some(gathering) = self.commands.remove(&command)
+            && let Some(gathering) = self.commands.remove(&number)
         {
-            self.answer_command(command, gathering.sessions);
+            self.answer_command(gathering.command, gathering.sessions);
         }
     }
 

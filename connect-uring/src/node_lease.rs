@@ -10,19 +10,15 @@ use settings::{EtcdStore, SettingError};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a lease lives where no setting says so: controllers keep a lost node for as long.
-const LEASE: Duration = Duration::from_secs(10);
-
-/// How much longer than a lease a node whose id is taken tries again: the lease of a former start of it has run out by
-/// then.
-const MARGIN: Duration = Duration::from_secs(2);
+/// For how long a node tries again whose id the controllers refuse, where no lease is: they keep a lost node for 10 s.
+const WITHOUT_LEASE: Duration = Duration::from_secs(12);
 
 /// What to do when it is still taken then.
 const ID_TAKEN: &str = "another live node has this id: stop it, or give this one another id";
 
 /// For how long a node whose id is taken tries again.
 pub(crate) fn patience(etcd: Option<&EtcdStore>) -> Duration {
-    etcd.map_or(LEASE, |etcd| etcd.lease) + MARGIN
+    etcd.map_or(WITHOUT_LEASE, EtcdStore::id_patience)
 }
 
 /// The id is another live node's.

@@ -244,6 +244,8 @@ mod tests {
         answers(&status, 200, "\"node_id\":\"two\"").await;
         link.send_replace(None);
         server.abort();
+        // Longer than it takes to ask again.
+        sleep(EVERY + Duration::from_millis(200)).await;
         answers(&status, 200, "\"node_id\":\"two\"").await;
     }
 }

@@ -64,6 +64,18 @@ pub enum Discovery {
     Etcd(settings::EtcdStore),
 }
 
+impl Discovery {
+    /// For how long another one may have the controller's id.
+    pub(crate) fn id_patience(&self) -> Duration {
+        match self {
+            // Nobody looks for whose it is.
+            Self::Fixed => Duration::MAX,
+            #[cfg(feature = "cluster")]
+            Self::Etcd(store) => store.id_patience(),
+        }
+    }
+}
+
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {

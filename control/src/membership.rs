@@ -12,9 +12,6 @@ use tokio::sync::watch;
 use crate::feed::Feed;
 use crate::join_gate::{FRESH_FOR, Gate, LeaseAge, Standing, gate};
 
-/// For how long another one may have the id: the lease of a former start of this one runs out before.
-const ID_TAKEN_PATIENCE: Duration = Duration::from_secs(12);
-
 /// This controller's place.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -22,6 +19,8 @@ pub(crate) struct Membership {
     lease: watch::Receiver<Lease>,
     id: String,
     address: String,
+    /// For how long another one may have the id: the lease of a former start of this one runs out before.
+    patience: Duration,
 }
 
 /// Since when the controller has been registered without a break.
@@ -60,15 +59,14 @@ impl Tenure {
 
 impl Membership {
     /// Registers the controller of this entry; it stays registered for as long as the registration is kept.
-    pub(crate) fn register(directory: Directory, entry: Entry) -> (Self, Registration) {
+    pub(crate) fn register(directory: Directory, entry: Entry, patience: Duration) -> (Self, Registration) {
         let (id, address) = (entry.id.clone(), entry.grpc_address.clone());
         let registration = directory.register(entry);
         let lease = registration.watch();
-        (Self { directory, lease, id, address }, registration)
+        (Self { directory, lease, id, address, patience }, registration)
     }
 
-    /// Waits until it is certain that another live controller has the id: for longer than the lease of one that is
-    /// not there any more lives.
+    /// Waits until it is certain that another live controller has the id.
     pub(crate) async fn id_is_taken(&self) {
         let mut lease = self.lease.clone();
         loop {
@@ -77,7 +75,7 @@ impl Membership {
                 return std::future::pending().await;
             }
             let free = lease.wait_for(|lease| *lease != Lease::Taken);
-            if tokio::time::timeout(ID_TAKEN_PATIENCE, free).await.is_err() {
+            if tokio::time::timeout(self.patience, free).await.is_err() {
                 return;
             }
         }
@@ -159,7 +157,7 @@ mod tests {
             grpc_address: "me:1".into(),
             public_ws_url: String::new(),
         };
-        let (membership, _registration) = Membership::register(directory, entry);
+        let (membership, _registration) = Membership::register(directory, entry, Duration::ZERO);
         assert_eq!(membership.peers(), ["other:1"]);
         assert_eq!(membership.gate(&Feed::new("c".into()), &mut Tenure::default()), Gate::Open);
         assert!(membership.fresh_view().is_none());

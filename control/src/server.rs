@@ -83,7 +83,8 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let scrapes = listen(settings.metrics_addr, "metrics").await?;
     let (grpc_addr, metrics_addr) = (grpc.local_addr()?, scrapes.local_addr()?);
     let directory = open_directory(&settings, &over)?;
-    let (membership, registration) = Membership::register(directory, entry(&settings, grpc_addr));
+    let entry = entry(&settings, grpc_addr);
+    let (membership, registration) = Membership::register(directory, entry, settings.discovery.id_patience());
     let registry = Registry::new(RegistryParts {
         controller_id: settings.id.as_str().into(),
         rooms,

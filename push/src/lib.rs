@@ -74,9 +74,6 @@ const SERVICE: &str = "pubsub.PushManagerService";
 /// How long open pushes and their callers have to end when the service is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long another one may have our id when we start: longer than a lease, for it may be our own former start.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(12);
-
 /// How often a caller's idle connection is pinged. Callers are slower to judge than links: nobody is routed by them, and
 /// with a connection its open pushes lose their answers.
 const CALLER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -157,7 +154,9 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let serving = tokio::spawn(server.serve_with_incoming_shutdown(front, incoming, stopped));
     let done = tokio::spawn(end(stop.clone(), serving, dispatch, registration, over, tasks));
     let running = Running { grpc_addr, metrics_addr, done };
-    if let Some(Err(error)) = stop.run_until_cancelled(claim(lease, &settings.manager_id)).await {
+    // At fixed addresses nobody has it.
+    let patience = settings.etcd.as_ref().map(settings::EtcdStore::id_patience).unwrap_or_default();
+    if let Some(Err(error)) = stop.run_until_cancelled(claim(lease, &settings.manager_id, patience)).await {
         stop.cancel();
         running.stopped().await;
         return Err(error.into());
@@ -193,16 +192,19 @@ fn entry(settings: &Settings, mut listens: SocketAddr) -> Entry {
     }
 }
 
-/// Waits until the id is ours. While the registry cannot be reached nobody has it, and it is waited for.
-async fn claim(mut lease: watch::Receiver<Lease>, manager_id: &str) -> Result<(), SettingError> {
-    let mut patience = None;
+/// Waits until the id is ours; another one may have it for so long. While the registry cannot be reached nobody has it,
+/// and it is waited for.
+async fn claim(
+    mut lease: watch::Receiver<Lease>,
+    manager_id: &str,
+    patience: Duration,
+) -> Result<(), SettingError> {
+    let mut taken_until = None;
     loop {
         let now = *lease.borrow_and_update();
         let until = match now {
             Lease::Fixed | Lease::Held { .. } | Lease::Lost { .. } => return Ok(()),
-            Lease::Taken => {
-                Some(*patience.get_or_insert_with(|| tokio::time::Instant::now() + CLAIM_TIMEOUT))
-            }
+            Lease::Taken => Some(*taken_until.get_or_insert_with(|| tokio::time::Instant::now() + patience)),
             Lease::Waiting => None,
         };
         let over = async {

@@ -4,6 +4,7 @@
 //! Owns: sections, keys, and their types. Must not: hold defaults (each service's `config.rs` does).
 //! Talks to: `place` for the line and key of an error.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{SettingError, parse_address, parse_addresses, parse_duration, place};
+use crate::{SettingError, parse_address, parse_addresses, parse_duration, parse_ws_url, place};
 
 /// The file that a service reads when none is named.
 pub const IMPLICIT_PATH: &str = "config.yaml";
@@ -165,6 +166,7 @@ pub struct Connect {
     #[serde(deserialize_with = "address")]
     pub node_addr: Option<String>,
     /// Where clients reach it, such as `ws://push.example.org:8080/ws`.
+    #[serde(deserialize_with = "ws_url")]
     pub public_ws_url: Option<String>,
     /// host:port of the controller, or of each of them, separated by commas.
     #[serde(deserialize_with = "addresses")]
@@ -238,7 +240,7 @@ pub struct Push {
 pub fn load(explicit: Option<&Path>, implicit: bool) -> Result<File, SettingError> {
     let path = match explicit {
         Some(path) => path,
-        None if implicit && Path::new(IMPLICIT_PATH).exists() => Path::new(IMPLICIT_PATH),
+        None if implicit && is_there(Path::new(IMPLICIT_PATH)) => Path::new(IMPLICIT_PATH),
         None => return Ok(File::default()),
     };
     let unreadable = |reason: String| SettingError::new("--config", path.display(), reason);
@@ -249,6 +251,11 @@ pub fn load(explicit: Option<&Path>, implicit: bool) -> Result<File, SettingErro
     let text =
         std::fs::read_to_string(path).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     parse(&text, &path.display().to_string())
+}
+
+/// Whether there is something by this name, also what cannot be read: that is to be told and not to be passed over.
+fn is_there(path: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
 /// Reads the text of a file; `name` is what errors call it.
@@ -277,6 +284,11 @@ fn duration<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D:
 fn address<'de, D: Deserializer<'de>>(source: D) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(source)?;
     text.map(|text| parse_address(&text).map_err(de::Error::custom)).transpose()
+}
+
+fn ws_url<'de, D: Deserializer<'de>>(source: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(source)?;
+    text.map(|text| parse_ws_url(&text).map_err(de::Error::custom)).transpose()
 }
 
 /// The text of a list that can be read.

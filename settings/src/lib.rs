@@ -44,4 +44,4 @@ pub use file::{
 pub use logs::{LogFormat, init_logs};
 pub use ports::{check_port_free, warn_if_open};
 pub use stores::{EtcdStore, MysqlStore, RedisStore, Stores, refuse_cluster_stores, stores};
-pub use values::{parse_address, parse_addresses, parse_duration, parse_port};
+pub use values::{parse_address, parse_addresses, parse_duration, parse_port, parse_ws_url};

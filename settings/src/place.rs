@@ -31,6 +31,8 @@ pub(crate) fn explain(text: &str, name: &str, error: &Error) -> SettingError {
         _ => {
             let reason = reason(error);
             match place.key {
+                // The reason may tell what stands there.
+                Some(key) if place.secret => SettingError::key_only(key, format!("cannot be read in {at}")),
                 Some(key) => SettingError { key, value: place.value, remedy: format!("{reason} ({at})") },
                 None => SettingError::key_only(at, reason),
             }
@@ -56,6 +58,8 @@ fn reason(error: &Error) -> String {
 struct Place {
     key: Option<String>,
     value: Option<String>,
+    /// A password stands on the line, or in a section around it.
+    secret: bool,
     /// The keys around it, outermost first.
     sections: Vec<String>,
 }
@@ -75,9 +79,9 @@ impl Place {
         }
         let Some((key, value)) = key_and_value(last) else { return Self { sections, ..Self::default() } };
         let path = sections.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".");
-        let secret = key.contains("password");
+        let secret = [path.as_str(), value].iter().any(|text| text.contains("password"));
         let value = (!secret && !value.is_empty()).then(|| value.to_owned());
-        Self { key: Some(path), value, sections }
+        Self { key: Some(path), value, secret, sections }
     }
 
     /// The sections around `field`, each with a dot behind it; none where they are not sure (several keys on one
@@ -192,7 +196,15 @@ mod tests {
 
     #[test]
     fn a_password_that_cannot_be_read_is_not_shown() {
-        let line = refused("redis:\n  password: [hunter2]\n");
-        assert!(line.starts_with("redis.password: ") && !line.contains("hunter2"), "{line}");
+        for (text, start) in [
+            ("redis:\n  password: [hunter2]\n", "redis.password: "),
+            ("database: {port: 99999, password: hunter2}\n", "database: "),
+            ("database: {password: hunter2, port: 99999}\n", "database: "),
+            ("database:\n  password: {is: hunter2}\n", "database.password: "),
+            ("database:\n  password:\n    is: [hunter2]\n", "database.password"),
+        ] {
+            let line = refused(text);
+            assert!(line.starts_with(start) && !line.contains("hunter2"), "{line}");
+        }
     }
 }

@@ -28,6 +28,13 @@ pub struct EtcdStore {
     pub lease: Duration,
 }
 
+impl EtcdStore {
+    /// For how long a service whose id is taken tries again: the lease of a former start of it has run out by then.
+    pub fn id_patience(&self) -> Duration {
+        self.lease + Duration::from_secs(2)
+    }
+}
+
 /// Where Redis is.
 #[derive(Debug, Clone, Default)]
 pub struct RedisStore {

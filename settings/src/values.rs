@@ -61,9 +61,45 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}: give a number with its unit, such as 300s, 5min or 250ms"))
 }
 
+/// The longest address that nodes tell of themselves, in bytes.
+const MAX_WS_URL_BYTES: usize = 1024;
+
+/// The address of a WebSocket server, such as `ws://push.example.org:8080/ws`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_ws_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("ws://").or_else(|| text.strip_prefix("wss://"));
+    let rest =
+        rest.ok_or("give ws:// or wss:// with host, port and path, such as ws://push.example.org:8080/ws")?;
+    if rest.is_empty()
+        || rest.starts_with('/')
+        || text.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
+        return Err("give a host behind the scheme, and no spaces".into());
+    }
+    if text.len() > MAX_WS_URL_BYTES {
+        return Err(format!("has {} bytes: give at most {MAX_WS_URL_BYTES}", text.len()));
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_of_a_websocket_server_has_its_scheme_and_a_host() {
+        for right in ["ws://localhost:8080/ws", "wss://push.example.org/ws", "ws://[::1]:8080/ws"] {
+            assert_eq!(parse_ws_url(right).as_deref(), Ok(right));
+        }
+        let long = format!("ws://h/{}", "x".repeat(MAX_WS_URL_BYTES));
+        for wrong in
+            ["", "localhost:8080", "http://h/ws", "ws://", "ws:///ws", "ws://h/w s", "ws://h\n", &long]
+        {
+            assert!(parse_ws_url(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
 
     #[test]
     fn a_port_is_a_number_up_to_65535() {

@@ -286,16 +286,19 @@ async fn a_command_goes_to_the_shards_that_have_its_sessions_and_is_answered_onc
     };
     let command = SessionCommand { command_id: 3, command: Some(Command::AddRoom(rooms)) };
     link.answer(Message::Command(command)).await;
+    let mut number = None;
     for (shard, expected) in node.shards.iter_mut().zip([&sessions[..1], &sessions[1..]]) {
         match shard.next().await {
-            ToShard::ChangeRooms { command: 3, sessions, room, add: true } => {
+            ToShard::ChangeRooms { command, sessions, room, add: true } => {
                 assert_eq!((sessions.as_slice(), room.as_str()), (expected, "other"));
+                assert_eq!(*number.get_or_insert(command), command);
             }
             other => panic!("no command but {other:?}"),
         }
     }
-    node.shards[1].say_control([ControlEvent::RoomsChanged { command: 3, sessions: vec![session(1, 2)] }]);
-    node.shards[0].say_control([ControlEvent::RoomsChanged { command: 3, sessions: vec![session(0, 1)] }]);
+    let command = number.unwrap();
+    node.shards[1].say_control([ControlEvent::RoomsChanged { command, sessions: vec![session(1, 2)] }]);
+    node.shards[0].say_control([ControlEvent::RoomsChanged { command, sessions: vec![session(0, 1)] }]);
     match link.next().await {
         Some(Said::CommandResult(mut result)) => {
             result.session_ids.sort_unstable();
@@ -309,6 +312,30 @@ async fn a_command_goes_to_the_shards_that_have_its_sessions_and_is_answered_onc
     let command = SessionCommand { command_id: 4, command: Some(Command::RemoveRoom(rooms)) };
     link.answer(Message::Command(command)).await;
     assert!(matches!(link.next().await, Some(Said::CommandResult(result)) if result.command_id == 4));
+}
+
+#[tokio::test]
+async fn a_command_is_answered_by_a_shard_whose_snapshot_is_still_to_come() {
+    let (address, mut links) = controller().await;
+    let mut node = FakeNode::start(5, &address);
+    tokio::spawn(node.link.clone().run());
+    let (first, rest) = node.shards.split_at_mut(2);
+    let mut link = Link::accept(&mut links, first).await;
+    let last = rest.last_mut().unwrap();
+    assert!(matches!(last.next().await, ToShard::ControllerReachable(true)));
+    let rooms = SessionRooms { session_ids: vec![session(4, 1).as_u64()], room_id: "other".to_owned() };
+    let command = SessionCommand { command_id: 7, command: Some(Command::AddRoom(rooms)) };
+    link.answer(Message::Command(command)).await;
+    let ToShard::ChangeRooms { command, sessions, .. } = last.next().await else { panic!("no command") };
+    // The answer to a command of a former link is none to this one.
+    last.say_control([ControlEvent::RoomsChanged { command: command + 1, sessions: Vec::new() }]);
+    last.say_control([ControlEvent::RoomsChanged { command, sessions }]);
+    match link.next().await {
+        Some(Said::CommandResult(result)) => {
+            assert_eq!((result.command_id, result.session_ids), (7, vec![session(4, 1).as_u64()]));
+        }
+        other => panic!("no result but {other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ pub(crate) struct Follower {
     wipes: watch::Sender<u64>,
     /// The watch, and the member that has it.
     hints: Option<(usize, WatchStream)>,
+    /// What was listed is surely of the data that etcd has: it may have lost all of it, and be at the same position by
+    /// chance, where it was away in between.
+    continuous: bool,
     outage: Told,
     refused: Told,
 }
@@ -67,6 +70,7 @@ impl Follower {
             view,
             wipes,
             hints: None,
+            continuous: false,
             outage: Told::default(),
             refused: Told::default(),
         }
@@ -86,6 +90,7 @@ impl Follower {
                 Err(error) => {
                     // What the watch says then is worth nothing: it may have ended unseen.
                     self.hints = None;
+                    self.continuous = false;
                     let text = error.to_string();
                     if self.outage.is_news(&text, Instant::now()) {
                         tracing::warn!("{text}; going on with the list of services as it was");
@@ -108,7 +113,7 @@ impl Follower {
             })
             .await?;
         let position = position(header)?;
-        if self.listing.is_at(position) {
+        if self.continuous && self.listing.is_at(position) {
             self.publish(sent);
             return Ok((member, position));
         }
@@ -141,6 +146,7 @@ impl Follower {
             }
         }
         self.publish(sent);
+        self.continuous = true;
         if is_wiped {
             tracing::warn!("etcd has lost its data; every service registers again");
             self.wipes.send_modify(|wipes| *wipes += 1);
@@ -205,4 +211,29 @@ async fn is_change(stream: &mut WatchStream) -> bool {
 fn position(header: Option<ResponseHeader>) -> Result<Position, ReadError> {
     let header = header.ok_or(ReadError::NoHeader)?;
     Ok(Position { cluster: header.cluster_id(), term: header.raft_term(), revision: header.revision() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use settings::EtcdStore;
+    use test_servers::Etcd;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_watch_on_what_was_compacted_away_ends() {
+        let etcd = Etcd::start(1);
+        for round in 0..3 {
+            etcd.put("/elsewhere", &round.to_string());
+        }
+        etcd.compact();
+        let store = EtcdStore { endpoints: etcd.endpoints(), ..EtcdStore::default() };
+        let members = Members::new(&store).unwrap();
+        let watch = async |client: etcd_client::Client| {
+            let past = WatchOptions::new().with_prefix().with_start_revision(1);
+            client.watch_client().watch(PREFIX, Some(past)).await
+        };
+        let mut stream = members.ask_one(0, watch).await.unwrap();
+        let hint = tokio::time::timeout(Duration::from_secs(10), is_change(&mut stream)).await;
+        assert_eq!(hint, Ok(false), "it would never tell of a change");
+    }
 }

@@ -89,6 +89,9 @@ impl Listing {
                 }
             }
         }
+        // Whoever has come back is told of by itself from now on, also when it leaves.
+        let listed = &self.listed;
+        self.carried.retain(|entry| !listed.iter().any(|other| other.is_same_service(entry)));
         let refused = (refused > 0).then(|| {
             format!("{refused} keys in etcd are no services and count for nothing, such as {example}")
         });
@@ -102,9 +105,7 @@ impl Listing {
             self.carried = Vec::new();
         }
         let mut entries = self.listed.clone();
-        let listed = &self.listed;
-        let missing = |entry: &&Entry| !listed.iter().any(|other| other.is_same_service(entry));
-        entries.extend(self.carried.iter().filter(missing).cloned());
+        entries.extend(self.carried.iter().cloned());
         entries.sort_unstable_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
         entries
     }
@@ -186,7 +187,15 @@ mod tests {
             let later = Position { revision: emptied.revision + 1, ..emptied };
             let newer = entry(Kind::Node, "back", 2);
             assert!(!take(&mut listing, now, later, std::slice::from_ref(&newer)));
-            assert_eq!(listing.entries(now), [newer.clone(), gone], "the new one stands over the former");
+            assert_eq!(
+                listing.entries(now),
+                [newer.clone(), gone.clone()],
+                "the new one stands over the former"
+            );
+            let left = Position { revision: emptied.revision + 2, ..emptied };
+            assert!(!take(&mut listing, now, left, &[]));
+            assert_eq!(listing.entries(now), [gone], "who came back and left is gone at once");
+            assert!(!take(&mut listing, now, left, std::slice::from_ref(&newer)));
             assert_eq!(listing.entries(now + GRACE), [newer]);
         }
     }

@@ -19,11 +19,16 @@ use crate::{Entry, Lease, View};
 /// Between two tries where etcd is away or somebody else has the id; up to as much again by chance.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// What etcd says of a lease whose number is in use.
+const LEASE_EXISTS: &str = "lease already exists";
+
 /// The task behind a registration.
 pub(crate) struct Registrar {
     members: Arc<Members>,
     entry: Entry,
     key: String,
+    /// What the key says: the entry, with the incarnation of this very start.
+    value: String,
     ttl: Duration,
     tenure: Tenure,
     /// The lease that was last asked for.
@@ -57,6 +62,8 @@ impl Registrar {
         Self {
             members,
             key: entry.key(),
+            // An entry of texts and numbers is always JSON.
+            value: serde_json::to_string(&entry).unwrap_or_default(),
             entry,
             ttl,
             tenure: Tenure::new(ttl, Instant::now()),
@@ -147,11 +154,14 @@ impl Registrar {
         self.members
             .ask(|client| async move {
                 let options = LeaseGrantOptions::new().with_id(lease);
-                client.lease_client().grant(seconds, Some(options)).await
+                match client.lease_client().grant(seconds, Some(options)).await {
+                    // Another member has granted it, and its answer was lost: nobody else draws this number.
+                    Err(Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
+                    granted => granted.map(drop),
+                }
             })
             .await?;
-        // An entry of texts and numbers is always JSON.
-        let value = serde_json::to_string(&self.entry).unwrap_or_default();
+        let value = self.value.as_str();
         let is_unchanged = Compare::mod_revision(key, CompareOp::Equal, known_revision);
         let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
         let write = Txn::new().when([is_unchanged]).and_then([put]);
@@ -224,13 +234,14 @@ impl Registrar {
         self.tenure.failed(soon());
     }
 
-    /// The key is deleted first, and only where it is ours: that ends it also where a lease may not be revoked.
+    /// The key is deleted first, and only where it is ours: that ends it also where a lease may not be revoked, and where
+    /// it has one that we asked for before.
     async fn give_back(&self) {
         let (key, lease) = (self.key.as_str(), self.lease);
         if lease == 0 {
             return;
         }
-        let is_ours = Compare::lease(key, CompareOp::Equal, lease);
+        let is_ours = Compare::value(key, CompareOp::Equal, self.value.as_str());
         let delete = Txn::new().when([is_ours]).and_then([TxnOp::delete(key, None)]);
         let delete = &delete;
         let deleted = self.members.ask(|client| async move { client.kv_client().txn(delete.clone()).await });

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::Lease;
 
+/// The longest time between two renewals, however long the lease: a service judges by its last renewal whether it is
+/// cut off.
+const RENEWAL: Duration = Duration::from_secs(3);
+
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -58,10 +62,10 @@ impl Tenure {
     }
 
     /// A lease was asked for at `sent`, and it is there, with our key. The same for a renewal. It is renewed after
-    /// three tenths of its time, `early` before that, so that services do not all come at once.
+    /// three tenths of its time, 3 s at the latest, `early` before that, so that services do not all come at once.
     pub(crate) fn held(&mut self, sent: Instant, early: Duration) {
         self.state = State::Held { renewed: sent };
-        self.next = sent + (self.ttl * 3 / 10).saturating_sub(early);
+        self.next = sent + (self.ttl * 3 / 10).min(RENEWAL).saturating_sub(early);
     }
 
     /// The lease or the key is gone. It is made again at `again`.
@@ -138,6 +142,9 @@ mod tests {
         tenure.held(sent, SECOND / 2);
         assert_eq!(tenure.step(sent + SECOND), Step::Wait(sent + 5 * SECOND / 2));
         assert_eq!(tenure.lease(), Lease::Held { renewed: sent });
+        let mut long = Tenure::new(6 * TTL, now);
+        long.held(now, Duration::ZERO);
+        assert_eq!(long.step(now), Step::Wait(now + 3 * SECOND));
     }
 
     #[test]

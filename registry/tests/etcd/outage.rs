@@ -116,7 +116,7 @@ async fn a_past_that_was_compacted_away_is_not_missed() {
     let first = one.directory.register(node("a", 1));
     other.sees_nodes(&[("a", 1)]).await;
     for round in 0..3_u64 {
-        // The member is held, so that the watch misses what is then compacted.
+        // The member is held, so that the list has to follow on from before what is then compacted.
         etcd.stop(0);
         other.sees("an old list", |view| view.age(Instant::now()) > OLD).await;
         etcd.cont(0);
