@@ -58,6 +58,9 @@ const NEXT_PAUSE: Duration = Duration::from_millis(50);
 /// refused. A client waits for 5 s.
 const JOINS_HELD: Duration = Duration::from_secs(2);
 
+/// Why a link is cut whose controller is too slow.
+const OVERRUN: &str = "too much waits for the controller";
+
 /// A link that was lost sooner than this is not made again at once.
 const SHORT_LIVED: Duration = Duration::from_secs(2);
 
@@ -348,8 +351,7 @@ impl ControlLink {
                 () = self.overrun.notified() => {
                     // What is left of a former link is none of this one's.
                     if self.state().is_overrun() {
-                        let reason = "too many joins and ends wait for the controller";
-                        return Ended::Lost(registered, reason.to_owned());
+                        return Ended::Lost(registered, OVERRUN.to_owned());
                     }
                 }
             }
@@ -404,7 +406,7 @@ impl ControlLink {
             }
             Some(Message::Command(command)) => {
                 self.command(command);
-                Ok(())
+                if self.state().is_overrun() { Err(OVERRUN) } else { Ok(()) }
             }
             Some(Message::SnapshotTaken(_) | Message::Heartbeat(_)) | None => Ok(()),
         }

@@ -40,6 +40,9 @@ const MAX_PARTS_WAITING: usize = 16;
 /// Commands that shards have still to answer; more are not carried out.
 const MAX_COMMANDS: usize = 4096;
 
+/// Messages that wait for the controller beside events. One that asks on and does not read loses the link beyond.
+const MAX_OUTGOING: usize = 4 * MAX_COMMANDS;
+
 /// Whether a shard's events belong to the present link.
 #[derive(Debug, Default, Clone)]
 struct ShardSync {
@@ -256,6 +259,7 @@ impl LinkState {
 
     fn answer_command(&mut self, command_id: u64, session_ids: Vec<u64>) {
         self.outgoing.push_back(Message::CommandResult(SessionCommandResult { command_id, session_ids }));
+        self.overrun |= self.outgoing.len() > MAX_OUTGOING;
         self.wake();
     }
 

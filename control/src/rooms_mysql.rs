@@ -156,8 +156,10 @@ impl MysqlRooms {
             let unused: Vec<&RoomId> = unused
                 .filter(|room| found.get(*room).is_some_and(|found| found.is_long_unused(now)))
                 .collect();
-            // Whoever reads a room may use it also where that cannot be noted now; `rooms` notes it again.
+            // Whoever reads a room may use it also where that cannot be noted now, as where none can be made; `rooms`
+            // notes it again.
             let forgotten = !unused.is_empty()
+                && matches!(missing, Missing::Refused(_))
                 && matches!(self.0.ask(&Touch(&unused, now), deadline).await,
                     Ok(there) if there < unused.len() as u64);
             // Another controller has forgotten some of them in between: they are made anew.

@@ -58,7 +58,8 @@ struct Shared {
     lost: AtomicU32,
     /// How many connections in a row were of use for a short time only.
     short_lived: AtomicU32,
-    gate: LogGate,
+    losses: LogGate,
+    connections: LogGate,
 }
 
 /// The connection; it is let go with the last of these.
@@ -84,7 +85,8 @@ impl Redis {
             state: watch::Sender::new(State::Dialing),
             lost: AtomicU32::new(0),
             short_lived: AtomicU32::new(0),
-            gate: LogGate::default(),
+            losses: LogGate::default(),
+            connections: LogGate::default(),
         });
         tokio::spawn(keep_dialing(Arc::downgrade(&shared), 1, 0));
         Self { shared, calls: Semaphore::new(MAX_CALLS) }
@@ -203,7 +205,7 @@ fn give_up(shared: &Arc<Shared>, broken: &Arc<Up>, why: &str) {
         current
     });
     if given_up {
-        if let Some(left_out) = shared.gate.open() {
+        if let Some(left_out) = shared.losses.open() {
             tracing::warn!(why, left_out, "lost the connection to redis; joins are refused until it is back");
         }
         tokio::spawn(keep_dialing(Arc::downgrade(shared), broken.number + 1, in_a_row));
@@ -221,8 +223,8 @@ async fn keep_dialing(shared: Weak<Shared>, number: u64, short_lived: u32) {
         let Some(shared) = shared.upgrade() else { return };
         let why = match timeout(DIAL_WITHIN, shared.dialer.dial()).await {
             Ok(Ok(connection)) => {
-                if short_lived == 0 {
-                    tracing::info!("connected to redis");
+                if let Some(left_out) = shared.connections.open() {
+                    tracing::info!(left_out, "connected to redis");
                 }
                 let up = Up { number, connection, since: Instant::now() };
                 shared.state.send_replace(State::Up(Arc::new(up)));
