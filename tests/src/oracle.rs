@@ -10,7 +10,7 @@
 //! | `reordered` | a connection got a room's pushes through one push manager in another order than they were accepted |
 //! | `strangers` | a connection got a push that was not for it, that nobody made, or that was refused |
 //! | `overstated` | an answer says written of more sessions of a node than got it or may have gone with it unread |
-//! | `denied` | an answer knows of fewer sessions of a node than got the push |
+//! | `denied` | an answer knows of fewer sessions of a node than got the push, and calls none of that node unknown: unknown is told of as many as the routes counted, and sessions that came since may have got it, too |
 //! | `stuck` | a client was not connected at the end |
 //! | `forgotten` | nothing was ever said of a push by a push manager that was there |
 //!
@@ -367,12 +367,18 @@ impl Case<'_> {
         let push = self.push;
         let told = || {
             let whom = &push.audience;
-            format!("{:?} for {whom:?} on {id}: report {said:?}, got by {}", push.id, node.got)
+            let stale = report.routes_stale_ms;
+            format!(
+                "{:?} for {whom:?} on {id}: report {said:?}, stale {stale} ms, got by {}",
+                push.id, node.got
+            )
         };
         verdict.silent.add(missing, || format!("{}, not by clients {:?}", told(), node.missing));
         verdict.overstated.add(said.written.saturating_sub(node.got + node.passing), told);
-        let most = said.written + said.queued + said.unknown;
-        verdict.denied.add(node.got.saturating_sub(most), told);
+        let most = said.written + said.queued;
+        if said.unknown == 0 {
+            verdict.denied.add(node.got.saturating_sub(most), told);
+        }
     }
 
     fn announce(&self, verdict: &mut Verdict, kind: &'static str, count: u64) {

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use ringcast_proto::pubsub::{ListNodesRequest, NodeInfo, NodeState, SelectConnectNodeRequest};
 use ringcast_tests::cluster::{Cluster, ClusterPlan, Figures, Part};
 use ringcast_tests::grpc::Controller;
-use ringcast_tests::{Event, Kind, Member, Members, eventually};
+use ringcast_tests::{Event, Kind, Member, Members, Service, eventually};
 
 /// All of them on the first node.
 const CLIENTS: usize = 60;
+
+/// How long it may take until all has been heard.
+const HEARD: Duration = Duration::from_secs(15);
 
 /// How many go, and as many come, before controllers have heard of it.
 const AT_ONCE: usize = 6;
@@ -69,18 +72,29 @@ pub(crate) async fn uneven_nodes() -> Figures {
     figures
 }
 
-/// Waits until every controller has heard of all clients; the nodes' loads.
+/// Waits until every controller has heard what the nodes say themselves; the nodes' loads. That their sum is right would
+/// not do: as many come as go, so that it was right before.
 async fn counted(cluster: &Cluster) -> Vec<u64> {
-    let mut loads = Vec::new();
+    let actual = eventually("all clients have come, and those who left are gone", HEARD, async || {
+        let loads: Vec<u64> = cluster.nodes.iter().map(connections).collect();
+        if loads.iter().sum::<u64>() == CLIENTS as u64 { Ok(loads) } else { Err(loads) }
+    })
+    .await;
     for place in 0..cluster.controllers.len() {
         let controller = cluster.controller(place).await;
-        loads = eventually("the controller knows of all clients", Duration::from_secs(15), async || {
+        eventually("the controller knows of all clients", HEARD, async || {
             let loads: Vec<u64> = listed(&controller).await.iter().map(|node| node.connections).collect();
-            if loads.iter().sum::<u64>() == CLIENTS as u64 { Ok(loads) } else { Err(format!("{loads:?}")) }
+            if loads == actual { Ok(()) } else { Err(format!("{loads:?}, not {actual:?}")) }
         })
         .await;
     }
-    loads
+    actual
+}
+
+/// What a node says of itself, without the connection that asks.
+fn connections(node: &Service) -> u64 {
+    let stats = node.stats().expect("the node answers");
+    stats["connections"].as_u64().expect("a number").saturating_sub(1)
 }
 
 async fn listed(controller: &Controller) -> Vec<NodeInfo> {
