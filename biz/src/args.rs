@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// Handed on to the clients; repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_metadata)]
     pub(crate) metadata: Vec<(String, String)>,
-    /// How many pushes
+    /// How many pushes; several are numbered for the clients by the metadata `seq` and `source`
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
     /// Pushes a second, whether or not the ones before are answered; without it each waits for the one before
@@ -86,6 +86,9 @@ pub(crate) struct Args {
     /// Ask for no report: every session then counts as queued
     #[arg(long)]
     pub(crate) no_report: bool,
+    /// Trace every push, whatever share of them OTEL_TRACES_SAMPLER_ARG says, and print the trace's id
+    #[arg(long)]
+    pub(crate) trace: bool,
 }
 
 /// What to do.
@@ -125,6 +128,20 @@ pub(crate) enum Push {
 }
 
 impl Push {
+    /// Numbers one of several pushes, so that clients can see whether one is missing: `seq` counts from 1 for each `source`.
+    /// What the caller said himself stays.
+    pub(crate) fn number(&mut self, source: &str, number: u64) {
+        let content = match self {
+            Self::Room(push) => &mut push.content,
+            Self::User(push) => &mut push.content,
+            Self::Broadcast(push) => &mut push.content,
+        };
+        if let Some(content) = content.as_mut().filter(|content| !content.metadata.contains_key("seq")) {
+            content.metadata.insert("seq".to_owned(), number.to_string());
+            content.metadata.entry("source".to_owned()).or_insert_with(|| source.to_owned());
+        }
+    }
+
     /// After how many milliseconds the push manager answers at the latest.
     pub(crate) fn deadline_ms(&self) -> u32 {
         let given = match self {
@@ -288,6 +305,19 @@ mod tests {
         assert_eq!(&content.data[..], b"hi");
         assert_eq!(content.metadata["k"], "v");
         assert_eq!(content.metadata["x"], "a=b");
+    }
+
+    #[test]
+    fn several_pushes_are_numbered_and_the_callers_own_numbers_stay() {
+        let metadata = |mut push: Push| {
+            push.number("run-1", 7);
+            let Push::Room(push) = push else { panic!("no room push") };
+            push.content.unwrap().metadata
+        };
+        let numbered = metadata(push("--action push-to-room --room r --message hi"));
+        assert_eq!((&numbered["seq"][..], &numbered["source"][..]), ("7", "run-1"));
+        let own = metadata(push("--action push-to-room --room r --message hi --metadata seq=1"));
+        assert_eq!((&own["seq"][..], own.contains_key("source")), ("1", false));
     }
 
     #[test]

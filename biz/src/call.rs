@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ringcast_proto::GRPC_KEEPALIVE_INTERVAL;
 use ringcast_proto::pubsub::DeliveryReport;
 use ringcast_proto::pubsub::push_manager_service_client::PushManagerServiceClient;
+use telemetry::{Kind, Span, TRACEPARENT, Traces};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Status};
 use tonic_types::StatusExt as _;
@@ -48,6 +49,8 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// The answer, or why there is none.
     pub(crate) answer: Result<Answer, Failure>,
+    /// The number of its trace, where it is traced.
+    pub(crate) trace_id: Option<String>,
 }
 
 /// A push manager's answer.
@@ -110,11 +113,48 @@ struct Manager {
 pub(crate) struct Client {
     managers: Arc<[Manager]>,
     turns: Arc<Mutex<Turns>>,
+    traces: Tracing,
+}
+
+/// Which pushes are traced.
+#[derive(Debug, Clone)]
+pub(crate) enum Tracing {
+    /// As many as are sampled.
+    Sampled(Traces),
+    /// Each.
+    All(Traces),
+}
+
+impl Tracing {
+    fn begin(&self) -> Option<Span> {
+        match self {
+            Self::Sampled(traces) => traces.begin("push", Kind::Client, None),
+            Self::All(traces) => traces.begin_kept("push", Kind::Client),
+        }
+    }
+
+    /// Ends a push's span with what came of it; the number of its trace.
+    fn end(&self, span: Option<Span>, answer: &Result<Answer, Failure>) -> Option<String> {
+        let mut span = span?;
+        match answer {
+            Ok(answer) => {
+                span.set("messaging.message.id", answer.message_id.clone());
+                span.set("server.address", answer.address.clone());
+            }
+            Err(Failure::Refused { .. }) => span.fail("refused"),
+            Err(Failure::Unreachable(_)) => span.fail("unreachable"),
+            Err(Failure::Unknown { .. }) => span.fail("unknown"),
+        }
+        let id = span.trace_id();
+        let (Self::Sampled(traces) | Self::All(traces)) = self;
+        traces.end(span);
+        Some(id)
+    }
 }
 
 impl Client {
     /// For these addresses; connects at the first push. The error is the address that is none.
-    pub(crate) fn new(addresses: &[String]) -> Result<Self, String> {
+    pub(crate) fn new(addresses: &[String], traces: Tracing) -> Result<Self, String> {
         let timeout = if addresses.len() > 1 { CONNECT_TIMEOUT_OF_SEVERAL } else { CONNECT_TIMEOUT };
         let manager = |address: &String| {
             let uri = if address.contains("://") { address.clone() } else { format!("http://{address}") };
@@ -129,21 +169,30 @@ impl Client {
         };
         let managers: Vec<Manager> = addresses.iter().map(manager).collect::<Result<_, String>>()?;
         let turns = Turns::new(managers.len(), fastrand::usize(..managers.len().max(1)));
-        Ok(Self { managers: managers.into(), turns: Arc::new(Mutex::new(turns)) })
+        Ok(Self { managers: managers.into(), turns: Arc::new(Mutex::new(turns)), traces })
     }
 
     /// Pushes; `due` is when it was to be sent.
     pub(crate) async fn push(&self, push: Push, due: Instant) -> Outcome {
+        let span = self.traces.begin();
+        let parent = span.as_ref().map(|span| span.parent_for_others().header());
+        let answer = self.push_in_turn(&push, parent.as_deref()).await;
+        let trace_id = self.traces.end(span, &answer);
+        Outcome { elapsed: due.elapsed(), answer, trace_id }
+    }
+
+    /// Asks all until one takes the push, several times.
+    async fn push_in_turn(&self, push: &Push, traceparent: Option<&str>) -> Result<Answer, Failure> {
         let deadline = Instant::now() + Duration::from_millis(push.deadline_ms().into()) + ANSWER_MARGIN;
         let mut delays = RETRY_DELAYS.into_iter();
         loop {
-            let (failure, wait) = match self.ask_all(&push, deadline).await {
-                Ok(answer) => return Outcome { elapsed: due.elapsed(), answer },
+            let (failure, wait) = match self.ask_all(push, traceparent, deadline).await {
+                Ok(answer) => return answer,
                 Err(not_taken) => not_taken,
             };
             match delays.next().map(|delay| delay.max(wait)) {
                 Some(delay) if Instant::now() + delay < deadline => tokio::time::sleep(delay).await,
-                _ => return Outcome { elapsed: due.elapsed(), answer: Err(failure) },
+                _ => return Err(failure),
             }
         }
     }
@@ -152,6 +201,7 @@ impl Client {
     async fn ask_all(
         &self,
         push: &Push,
+        traceparent: Option<&str>,
         deadline: Instant,
     ) -> Result<Result<Answer, Failure>, (Failure, Duration)> {
         let (mut asked, mut unreachable) = (Vec::new(), Vec::new());
@@ -162,7 +212,8 @@ impl Client {
             let Some(place) = next else { break };
             asked.push(place);
             let manager = &self.managers[place];
-            match manager.ask(push.clone(), deadline.saturating_duration_since(now)).await {
+            let time = deadline.saturating_duration_since(now);
+            match manager.ask(push.clone(), traceparent, time).await {
                 Asked::Over(answer) => {
                     match answer {
                         // It may be held up, or cut off: others are asked first for a while.
@@ -188,7 +239,7 @@ impl Client {
 }
 
 impl Manager {
-    async fn ask(&self, push: Push, time: Duration) -> Asked {
+    async fn ask(&self, push: Push, traceparent: Option<&str>, time: Duration) -> Asked {
         let mut client = self.client.clone();
         macro_rules! answer {
             ($response:expr) => {
@@ -205,9 +256,9 @@ impl Manager {
             };
         }
         let answer = match push {
-            Push::Room(push) => answer!(client.push_to_room(request(push, time))),
-            Push::User(push) => answer!(client.push_to_user(request(push, time))),
-            Push::Broadcast(push) => answer!(client.broadcast_message(request(push, time))),
+            Push::Room(push) => answer!(client.push_to_room(request(push, traceparent, time))),
+            Push::User(push) => answer!(client.push_to_user(request(push, traceparent, time))),
+            Push::Broadcast(push) => answer!(client.broadcast_message(request(push, traceparent, time))),
         };
         match answer {
             Ok(answer) => Asked::Over(Ok(answer)),
@@ -271,8 +322,11 @@ fn was_untouched(error: &h2::Error) -> bool {
     error.is_remote() && (refused || above)
 }
 
-fn request<T>(push: T, time: Duration) -> Request<T> {
+fn request<T>(push: T, traceparent: Option<&str>, time: Duration) -> Request<T> {
     let mut request = Request::new(push);
+    if let Some(value) = traceparent.and_then(|header| header.parse().ok()) {
+        request.metadata_mut().insert(TRACEPARENT, value);
+    }
     request.set_timeout(time);
     request
 }

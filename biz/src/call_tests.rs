@@ -10,6 +10,7 @@ use ringcast_proto::pubsub::{
     BroadcastMessageRequest, BroadcastMessageResponse, PushStreamRequest, PushStreamResponse,
     PushToRoomRequest, PushToRoomResponse, PushToUserRequest, PushToUserResponse,
 };
+use telemetry::Traces;
 use tokio::net::TcpListener;
 use tonic::codegen::BoxStream;
 use tonic::transport::server::TcpIncoming;
@@ -17,7 +18,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::args::Push;
-use crate::call::{Client, Failure, Outcome};
+use crate::call::{Client, Failure, Outcome, Tracing};
 
 /// What a push manager of these tests does with every push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +158,7 @@ fn room_push(deadline_ms: u32) -> Push {
 
 /// Pushes until this address had its turn first, which the start by chance leaves open; the outcomes.
 async fn push_through(addresses: &[String], times: usize) -> Vec<Outcome> {
-    let client = Client::new(addresses).unwrap();
+    let client = Client::new(addresses, Tracing::Sampled(Traces::off())).unwrap();
     let mut outcomes = Vec::new();
     for _ in 0..times {
         outcomes.push(client.push(room_push(0), Instant::now()).await);
@@ -235,7 +236,7 @@ async fn an_unavailable_that_does_not_say_what_became_of_the_push_is_unknown() {
 #[tokio::test]
 async fn one_that_hangs_is_unknown_at_the_calls_deadline() {
     let hangs = manager(Manner::Hangs).await;
-    let client = Client::new(&[hangs.0, nobody().await]).unwrap();
+    let client = Client::new(&[hangs.0, nobody().await], Tracing::Sampled(Traces::off())).unwrap();
     let began = Instant::now();
     let outcome = client.push(room_push(100), Instant::now()).await;
     let took = began.elapsed();

@@ -7,6 +7,8 @@ mod call;
 #[cfg(test)]
 mod call_tests;
 mod print;
+#[cfg(test)]
+mod readme_tests;
 mod turns;
 
 use std::io::Write as _;
@@ -14,10 +16,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use settings::{SettingError, exit_with};
+use telemetry::{TraceSource, Traces};
 use tokio::sync::mpsc;
 
 use crate::args::{Args, Push};
-use crate::call::{Client, Outcome};
+use crate::call::{Client, Outcome, Tracing};
 use crate::print::Summary;
 
 /// How many pushes of an open loop may wait for their answers; a server takes 1024 calls a connection.
@@ -27,7 +30,13 @@ fn main() -> ExitCode {
     let args: Args = settings::parse_or_exit();
     let push = args.push().unwrap_or_else(|error| exit_with(&error));
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(&args, push)),
+        Ok(runtime) => {
+            let source = TraceSource::Env { alone: true };
+            let traces = Traces::open(source, "biz-server", "biz").unwrap_or_else(|error| exit_with(&error));
+            let code = runtime.block_on(run(&args, push, &traces));
+            traces.shut_down();
+            code
+        }
         Err(error) => {
             eprintln!("error: cannot start: {error}");
             ExitCode::FAILURE
@@ -35,11 +44,12 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(args: &Args, push: Push) -> ExitCode {
-    let client = client(args).unwrap_or_else(|error| exit_with(&error));
+async fn run(args: &Args, push: Push, traces: &Traces) -> ExitCode {
+    let client = client(args, traces).unwrap_or_else(|error| exit_with(&error));
     let started = Instant::now();
     let (sender, mut outcomes) = mpsc::channel(MAX_IN_FLIGHT);
-    let schedule = Schedule { push, client, repeat: args.repeat, outcomes: sender };
+    let source = format!("biz-{:08x}", fastrand::u32(..));
+    let schedule = Schedule { push, client, repeat: args.repeat, source, outcomes: sender };
     match args.rate {
         Some(rate) => tokio::spawn(schedule.open_loop(rate)),
         None => tokio::spawn(schedule.one_by_one()),
@@ -58,13 +68,14 @@ async fn run(args: &Args, push: Push) -> ExitCode {
     ExitCode::from(summary.exit_code())
 }
 
-fn client(args: &Args) -> Result<Client, SettingError> {
+fn client(args: &Args, traces: &Traces) -> Result<Client, SettingError> {
     const REMEDY: &str = "give host:port, such as localhost:50053, or several with commas";
     let addresses = args.addresses();
     if addresses.is_empty() {
         return Err(SettingError::new("--address", args.address.join(","), REMEDY));
     }
-    Client::new(&addresses).map_err(|address| SettingError::new("--address", address, REMEDY))
+    let traces = if args.trace { Tracing::All(traces.clone()) } else { Tracing::Sampled(traces.clone()) };
+    Client::new(&addresses, traces).map_err(|address| SettingError::new("--address", address, REMEDY))
 }
 
 /// False: nobody reads any more.
@@ -76,14 +87,24 @@ struct Schedule {
     push: Push,
     client: Client,
     repeat: u64,
+    /// Tells the pushes of this run from others.
+    source: String,
     outcomes: mpsc::Sender<(u64, Outcome)>,
 }
 
 impl Schedule {
+    fn numbered(&self, number: u64) -> Push {
+        let mut push = self.push.clone();
+        if self.repeat > 1 {
+            push.number(&self.source, number);
+        }
+        push
+    }
+
     /// Each waits for the one before.
     async fn one_by_one(self) {
         for number in 1..=self.repeat {
-            let outcome = self.client.push(self.push.clone(), Instant::now()).await;
+            let outcome = self.client.push(self.numbered(number), Instant::now()).await;
             if self.outcomes.send((number, outcome)).await.is_err() {
                 return;
             }
@@ -99,7 +120,7 @@ impl Schedule {
             tokio::time::sleep_until(due.into()).await;
             // The place for its outcome, taken beforehand, bounds what is in flight.
             let Ok(place) = self.outcomes.clone().reserve_owned().await else { return };
-            let (client, push) = (self.client.clone(), self.push.clone());
+            let (client, push) = (self.client.clone(), self.numbered(number));
             tokio::spawn(async move { place.send((number, client.push(push, due).await)) });
         }
     }

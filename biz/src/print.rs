@@ -26,7 +26,7 @@ pub(crate) fn exit_code(outcome: &Outcome) -> u8 {
 pub(crate) fn text(args: &Args, outcome: &Outcome) -> String {
     let what = format!("{} {}", args.action.name(), args.target());
     match &outcome.answer {
-        Ok(answer) => answer_text(&what, answer, outcome.elapsed),
+        Ok(answer) => answer_text(&what, answer, outcome),
         Err(Failure::Refused { code, reason, message }) => {
             let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
             format!("{what}: refused: {}{reason}: {message}\n", code_name(*code))
@@ -51,7 +51,7 @@ fn reasons(asked: &[(String, String)], between: &str) -> String {
     reasons.join(between)
 }
 
-fn answer_text(what: &str, answer: &Answer, elapsed: Duration) -> String {
+fn answer_text(what: &str, answer: &Answer, outcome: &Outcome) -> String {
     let report = &answer.report;
     let result = if answer.success { "delivered" } else { answer.message.as_str() };
     let total = report.total.unwrap_or_default();
@@ -59,7 +59,11 @@ fn answer_text(what: &str, answer: &Answer, elapsed: Duration) -> String {
     let inside = Duration::from_micros(report.elapsed_us);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  message  {}", answer.message_id);
-    let _ = writeln!(text, "  elapsed  {} ms, {} ms of it in the push manager", ms(elapsed), ms(inside));
+    let _ =
+        writeln!(text, "  elapsed  {} ms, {} ms of it in the push manager", ms(outcome.elapsed), ms(inside));
+    if let Some(trace) = &outcome.trace_id {
+        let _ = writeln!(text, "  trace    {trace}");
+    }
     let _ = writeln!(text, "  members  {}", counts(&total));
     let width = report.nodes.iter().map(|node| node.node_id.len()).max().unwrap_or(0);
     for node in &report.nodes {
@@ -111,6 +115,9 @@ pub(crate) fn json(args: &Args, number: u64, outcome: &Outcome) -> String {
         "elapsed_ms": outcome.elapsed.as_secs_f64() * 1000.0,
         "exit_code": exit_code(outcome),
     });
+    if let Some(trace) = &outcome.trace_id {
+        line["trace_id"] = json!(trace);
+    }
     match &outcome.answer {
         Ok(answer) => {
             let report = &answer.report;
@@ -254,11 +261,11 @@ mod tests {
         };
         let (message, message_id, address) = (message.into(), "id-1".into(), "a:1".into());
         let answer = Answer { success, message, message_id, report, address };
-        Outcome { elapsed: Duration::from_micros(2_340), answer: Ok(answer) }
+        Outcome { elapsed: Duration::from_micros(2_340), answer: Ok(answer), trace_id: None }
     }
 
     fn failed(failure: Failure) -> Outcome {
-        Outcome { elapsed: Duration::from_millis(1), answer: Err(failure) }
+        Outcome { elapsed: Duration::from_millis(1), answer: Err(failure), trace_id: None }
     }
 
     fn unreachable() -> Outcome {

@@ -43,6 +43,13 @@ pub(crate) enum ToShard {
         /// The decision.
         decision: JoinDecision,
     },
+    /// The answer to [`FromShard::Members`].
+    Reply {
+        /// The session that asked.
+        session: SessionId,
+        /// The whole frame.
+        frame: Bytes,
+    },
     /// A controller's command.
     ChangeRooms {
         /// Its number.
@@ -78,6 +85,8 @@ pub(crate) enum FromShard {
     Control(ControlEvent),
     /// For the push manager that asked.
     Report(Report),
+    /// A session asks who is in its room.
+    Members(SessionId, RoomId),
     /// A room or a user came to the shard or went.
     Census(CensusChange),
     /// The answer to [`ToShard::Mark`].
@@ -117,7 +126,7 @@ impl ToShardLane {
     ///
     /// Past [`SHED_ABOVE_ITEMS`] or [`SHED_ABOVE_BYTES`] a delivery goes on without its frame, marked as shed; past
     /// [`REFUSE_ABOVE_ITEMS`] it is refused. Everything else is always taken: there is no more of it than open
-    /// joins and commands.
+    /// joins, commands and questions.
     pub(crate) fn push_batch(&self, batch: impl IntoIterator<Item = ToShard>) -> Result<(), Overrun> {
         let refused = self.lane.push_with(|queue| {
             let mut refused = 0;

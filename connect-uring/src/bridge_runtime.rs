@@ -4,7 +4,7 @@
 //! Owns: what runs on that thread, from its listeners to its last task. Must not: touch a socket of a client.
 //! Talks to: `node`, which starts it and asks it to stop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ use ringcast_proto::pubsub::connect_node_service_server::ConnectNodeServiceServe
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use settings::SettingError;
+use telemetry::Traces;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,12 +31,14 @@ use crate::bridge::{AsyncBridgeEnd, ShardHandle, ToShard, ToShardLane};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control_link::{ControlLink, LinkParts};
+use crate::delivery_log::DeliveryLog;
 use crate::drain::{Drain, ShardThreads};
 use crate::fence::Signs;
 use crate::fence_watch::{self, FenceWatch};
 use crate::http::NodeStatus;
 use crate::hub::Hub;
 use crate::interest::Interest;
+use crate::members::{self, Question};
 use crate::metrics::{self, BridgeMetrics};
 use crate::push_intake::{IntakeParts, PushIntake};
 use crate::shard_metrics::ShardCollector;
@@ -50,6 +54,8 @@ pub(crate) struct BridgeParts {
     pub(crate) clock: Clock,
     /// The node as a whole.
     pub(crate) status: Arc<NodeStatus>,
+    /// Where clients connect.
+    pub(crate) http: SocketAddr,
     /// The lanes of all shards.
     pub(crate) shards: Vec<ShardHandle>,
     /// Their threads.
@@ -113,14 +119,18 @@ async fn serve(
     let prometheus = Registry::new();
     let counts = BridgeMetrics::register(&prometheus)?;
     prometheus.register(Box::new(ShardCollector::new(Arc::clone(&parts.status))?))?;
+    // Only now: its thread shares the table of descriptors, which shards had to find empty.
+    let traces = Traces::open(settings.traces, "connect-node", settings.node_id.as_str())?;
+    traces.register(&prometheus)?;
     metrics::register_constants(&prometheus, parts.status.driver(), settings.process_metrics)?;
 
     let (lanes, ends) = split(parts.shards)?;
     let end = CancellationToken::new();
     let directory = directory(settings, end.clone())?;
-    let card = card(settings, parts.incarnation, addresses.grpc, parts.status.driver());
-    let talks = Talks::begin(settings, directory, card, parts.clock, &parts.status, lanes, counts);
-    let Talks { intake, link, hub, fence, registration } = talks;
+    let card = card(settings, parts.incarnation, (addresses.grpc, parts.http), parts.status.driver());
+    let talks =
+        Talks::begin(settings, directory, card, parts.clock, &parts.status, lanes, counts, traces.clone());
+    let Talks { intake, link, hub, fence, registration, questions } = talks;
     let (lanes, drained) = (fence.shards.clone(), hub.drained());
 
     let mut servers = JoinSet::new();
@@ -135,6 +145,7 @@ async fn serve(
     let mut link_task = tokio::spawn(link.clone().run());
     let mut watches = JoinSet::new();
     watches.spawn(fence.run());
+    watches.spawn(members::answer(questions, link.linked(), lanes.clone()));
     watches.spawn(node_list::keep(link.linked(), Arc::clone(&parts.status)));
     ready(addresses);
 
@@ -161,6 +172,8 @@ async fn serve(
             ended.context("the lane of a shard")?.map_err(anyhow::Error::from)
         }
     };
+    // The last spans are those of the pushes that were under way.
+    let _ = tokio::task::spawn_blocking(move || traces.shut_down()).await;
     end.cancel();
     let ended = async { while servers.join_next().await.is_some() {} };
     if timeout(LAST_BYTES, ended).await.is_err() {
@@ -176,10 +189,12 @@ struct Talks {
     hub: Hub,
     fence: FenceWatch,
     registration: Registration,
+    questions: mpsc::Receiver<Question>,
 }
 
 impl Talks {
     /// Registers the node where services find one another.
+    #[expect(clippy::too_many_arguments, reason = "each is one of the parts that it is made of")]
     fn begin(
         settings: &Settings,
         directory: Directory,
@@ -188,6 +203,7 @@ impl Talks {
         status: &Arc<NodeStatus>,
         shards: Vec<Arc<ToShardLane>>,
         metrics: BridgeMetrics,
+        traces: Traces,
     ) -> Self {
         let registration = directory.register(Entry {
             kind: Kind::Node,
@@ -205,6 +221,8 @@ impl Talks {
             clock,
             signs: signs.clone(),
             metrics: metrics.clone(),
+            traces: traces.clone(),
+            log: DeliveryLog::new(),
         });
         let link = ControlLink::new(LinkParts {
             register,
@@ -216,11 +234,13 @@ impl Talks {
             status: Arc::clone(status),
             signs: signs.clone(),
             metrics: metrics.clone(),
+            traces,
         });
-        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(status), interest);
+        let (asked, questions) = members::questions();
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(status), interest, asked);
         let fence =
             FenceWatch { signs, lease: registration.watch(), shards, status: Arc::clone(status), metrics };
-        Self { intake, link, hub, fence, registration }
+        Self { intake, link, hub, fence, registration, questions }
     }
 }
 
@@ -253,20 +273,37 @@ async fn listen(key: &str, settings: &Settings, port: u16) -> Result<TcpListener
 }
 
 /// What the node says of itself to the controller.
-fn card(settings: &Settings, incarnation: u64, grpc: SocketAddr, driver: &str) -> NodeRegister {
+fn card(
+    settings: &Settings,
+    incarnation: u64,
+    (grpc, http): (SocketAddr, SocketAddr),
+    driver: &str,
+) -> NodeRegister {
     let reachable =
         if grpc.ip().is_unspecified() { format!("127.0.0.1:{}", grpc.port()) } else { grpc.to_string() };
+    let grpc_address = settings.node_addr.clone().unwrap_or(reachable);
+    let public_ws_url = match &settings.public_ws_url[..] {
+        "" if is_this_machine(&grpc_address) => format!("ws://localhost:{}/ws", http.port()),
+        told => told.to_owned(),
+    };
     NodeRegister {
         node_id: settings.node_id.as_str().to_owned(),
         incarnation,
-        grpc_address: settings.node_addr.clone().unwrap_or(reachable),
-        public_ws_url: settings.public_ws_url.clone(),
+        grpc_address,
+        public_ws_url,
         capacity: u64::from(settings.max_connections),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         driver: driver.to_owned(),
         // Each link has its own.
         link: 0,
     }
+}
+
+/// Whether an address, host:port, is one that only this machine reaches: then all of the system is on it.
+fn is_this_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Serves Deliver, health and reflection; gives the handle that says whether the node is healthy.
@@ -291,4 +328,29 @@ fn serve_grpc(
         server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.context("the gRPC server")
     });
     Ok(reporter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_of_this_machine_only_where_push_managers_are() {
+        let told = |node_addr: Option<&str>, public: &str| {
+            let settings = Settings {
+                node_addr: node_addr.map(str::to_owned),
+                public_ws_url: public.to_owned(),
+                ..Settings::default()
+            };
+            let (grpc, http) = ("0.0.0.0:50052".parse().unwrap(), "[::]:8081".parse().unwrap());
+            card(&settings, 1, (grpc, http), "epoll").public_ws_url
+        };
+        for here in [None, Some("localhost:50052"), Some("127.0.0.1:50052"), Some("[::1]:50052")] {
+            assert_eq!(told(here, ""), "ws://localhost:8081/ws", "{here:?}");
+        }
+        for elsewhere in ["10.0.0.5:50052", "node-1.nodes:50052"] {
+            assert_eq!(told(Some(elsewhere), ""), "", "{elsewhere}");
+        }
+        assert_eq!(told(None, "wss://push.example.org/ws"), "wss://push.example.org/ws");
+    }
 }

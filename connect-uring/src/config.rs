@@ -13,6 +13,7 @@ use settings::{
     CommonArgs, ConnectLimits, EtcdStore, File, SettingError, parse_address, parse_addresses, parse_port,
     parse_ws_url,
 };
+use telemetry::TraceSource;
 
 use crate::census::MAX_SHARDS;
 
@@ -47,7 +48,8 @@ pub struct Settings {
     /// host:port at which push managers reach the gRPC server; `None`: 127.0.0.1 (or the address that it is bound
     /// to) with its port.
     pub node_addr: Option<String>,
-    /// Where clients reach the node, such as `ws://push.example.org:8080/ws`; empty: not told.
+    /// Where clients reach the node, such as `ws://push.example.org:8080/ws`. Empty: ws://localhost:HTTP_PORT/ws while push
+    /// managers reach the node on this machine only, else it is not told.
     pub public_ws_url: String,
     /// host:port of the controllers, where no etcd tells of them: 127.0.0.1:50051. Controllers that share no stores are
     /// different systems: name one.
@@ -62,6 +64,8 @@ pub struct Settings {
     pub driver: DriverChoice,
     /// Whether `/metrics` also tells of the process: memory, descriptors, CPU. Once a process.
     pub process_metrics: bool,
+    /// Whether pushes and joins are traced: by the process that says so.
+    pub traces: TraceSource,
     /// The largest payload of a push, in bytes: 1 MiB. Smaller refuses what push managers let through, larger lets
     /// one push fill a session's queue.
     pub push_payload_bytes: usize,
@@ -93,6 +97,7 @@ impl Default for Settings {
             shards: shards as u16,
             driver: DriverChoice::Auto,
             process_metrics: true,
+            traces: TraceSource::Off,
             push_payload_bytes: connect_core::MAX_PUSH_PAYLOAD_BYTES,
             drain: Duration::from_secs(20),
             max_connections: 1 << 20,
@@ -277,7 +282,8 @@ pub struct Args {
     /// The address on which gRPC and metrics listen [default: 127.0.0.1].
     #[arg(long, env = "BIND_ADDR")]
     bind: Option<IpAddr>,
-    /// Where clients reach this node, such as ws://push.example.org:8080/ws.
+    /// Where clients reach this node, such as ws://push.example.org:8080/ws [default: ws://localhost:HTTP_PORT/ws while
+    /// NODE_ADDR is on this machine].
     #[arg(long, env = "PUBLIC_WS_URL", value_parser = parse_ws_url)]
     public_ws_url: Option<String>,
     /// Shards, each a thread with its own sessions [default: one a core].

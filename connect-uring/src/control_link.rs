@@ -27,6 +27,7 @@ use ringcast_proto::{
     GRPC_KEEPALIVE_INTERVAL, GRPC_KEEPALIVE_TIMEOUT, MAX_GRPC_MESSAGE_BYTES, RoomId, SessionId,
 };
 use settings::SettingError;
+use telemetry::Traces;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ use crate::controller_choice::{Listed, Rounds};
 use crate::fence::Signs;
 use crate::http::NodeStatus;
 use crate::interest::Interest;
+use crate::join_traces::JoinTraces;
 use crate::link_state::LinkState;
 use crate::metrics::BridgeMetrics;
 use crate::node_lease::{id_taken, until_lost, until_own};
@@ -90,6 +92,8 @@ pub(crate) struct LinkParts {
     pub(crate) status: Arc<NodeStatus>,
     /// Where it counts.
     pub(crate) metrics: BridgeMetrics,
+    /// Where it tells of joins that are traced.
+    pub(crate) traces: Traces,
 }
 
 /// The link. Copies share all state.
@@ -145,7 +149,8 @@ impl Search {
 impl ControlLink {
     /// A link that is not made yet.
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let state = LinkState::new(parts.shards.len());
+        let mut state = LinkState::new(parts.shards.len());
+        state.traces = JoinTraces::new(parts.traces.clone());
         Self {
             parts: Arc::new(parts),
             state: Arc::new(Mutex::new(state)),
@@ -415,6 +420,7 @@ impl ControlLink {
     fn answer_joins(&self, answers: &JoinAnswers) {
         let mut by_shard: Vec<Vec<ToShard>> = Vec::new();
         by_shard.resize_with(self.parts.shards.len(), Vec::new);
+        let mut state = self.state();
         for answer in &answers.answers {
             let session = SessionId::from_u64(answer.session_id);
             let decision = match answer.decision() {
@@ -423,11 +429,13 @@ impl ControlLink {
                 pubsub::JoinDecision::Unavailable => JoinDecision::Unavailable,
                 pubsub::JoinDecision::Invalid => JoinDecision::Invalid,
             };
+            state.traces.answered(session, decision);
             if let Some(shard) = by_shard.get_mut(usize::from(session.shard().0)) {
                 self.parts.interest.answering(session, decision == JoinDecision::Accepted);
                 shard.push(ToShard::JoinAnswered { session, decision });
             }
         }
+        drop(state);
         self.tell(self.followed_by_marks(by_shard));
     }
 

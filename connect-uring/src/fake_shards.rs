@@ -10,6 +10,7 @@ use prometheus::Registry;
 use registry::{Directory, Lease};
 use ringcast_proto::pubsub::{DeliverWelcome, NodeRegister};
 use ringcast_proto::{RoomId, SessionId, ShardId};
+use telemetry::Traces;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -17,11 +18,13 @@ use tokio::time::timeout;
 use crate::bridge::{self, FromShard, ShardEnd, ShardHandle, ToShard, ToShardLane};
 use crate::clock::Clock;
 use crate::control_link::{ControlLink, LinkParts};
+use crate::delivery_log::DeliveryLog;
 use crate::fence::Signs;
 use crate::fence_watch::FenceWatch;
 use crate::http::NodeStatus;
 use crate::hub::Hub;
 use crate::interest::{Interest, ShardSet};
+use crate::members;
 use crate::metrics::BridgeMetrics;
 use crate::node_lease;
 use crate::push_intake::{IntakeParts, PushIntake};
@@ -127,6 +130,8 @@ impl FakeNode {
             clock: Clock::start(),
             signs: signs.clone(),
             metrics: metrics.clone(),
+            traces: Traces::off(),
+            log: DeliveryLog::new(),
         });
         let register =
             NodeRegister { node_id: "node-1".to_owned(), incarnation: 7, ..NodeRegister::default() };
@@ -140,8 +145,11 @@ impl FakeNode {
             interest: interest.clone(),
             status: Arc::clone(&status),
             metrics: metrics.clone(),
+            traces: Traces::off(),
         });
-        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest.clone());
+        let (asked, questions) = members::questions();
+        let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest.clone(), asked);
+        tokio::spawn(members::answer(questions, link.linked(), lanes.clone()));
         for (shard, handle) in handles.into_iter().enumerate() {
             let end = handle.from_shard.into_async().expect("an eventfd polls");
             tokio::spawn(hub.clone().listen(shard, end));

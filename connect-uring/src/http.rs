@@ -3,7 +3,7 @@
 //! Owns: `/health`, `/stats`, `/nodes` and the page. Must not: parse or write HTTP (the core does). Talks to: `shard_loop`,
 //! which asks from the shards' threads, `hub` and `node_list`, which keep what is told true.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use serde::Serialize;
 use crate::acceptor::Listening;
 use crate::shard_stats::ShardStats;
 
-/// The page; self-contained, so that it also works from a file.
-const PAGE: &str = include_str!("page.html");
+/// The page; self-contained, so that it also works from a file. `web/build.mjs` makes it.
+const PAGE: &str = include_str!("../../web/client.html");
 
 /// What the node's threads know of the node as a whole. All figures are a moment old.
 #[derive(Debug)]
@@ -30,8 +30,10 @@ pub(crate) struct NodeStatus {
     starting: AtomicBool,
     fenced: AtomicBool,
     draining: AtomicBool,
-    /// The body of `/nodes`, once a controller has told of them.
-    nodes: RwLock<Option<Bytes>>,
+    /// The bodies of `/nodes`, which take turns; empty until a controller has told of them.
+    nodes: RwLock<Vec<Bytes>>,
+    /// How many clients have chosen by the present ones.
+    nodes_chosen: AtomicUsize,
     /// Somebody asked for them since the list was last brought up to date.
     nodes_asked: AtomicBool,
     listening: Arc<Listening>,
@@ -52,6 +54,7 @@ impl NodeStatus {
             fenced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             nodes: RwLock::default(),
+            nodes_chosen: AtomicUsize::new(0),
             nodes_asked: AtomicBool::new(false),
             listening: Arc::default(),
         }
@@ -93,15 +96,27 @@ impl NodeStatus {
         self.starting.store(starting, Relaxed);
     }
 
+    /// Whether the node still waits for its id.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starting.load(Relaxed)
+    }
+
     /// Whether the node is cut off from all others.
     pub(crate) fn set_fenced(&self, fenced: bool) {
         self.fenced.store(fenced, Relaxed);
     }
 
+    /// How many clients have chosen by the present answers; from now on others are counted.
+    pub(crate) fn take_nodes_chosen(&self) -> usize {
+        self.nodes_chosen.swap(0, Relaxed)
+    }
+
     /// What `/nodes` answers from now on.
-    pub(crate) fn set_nodes(&self, body: Bytes) {
-        // The former one is dropped when nobody waits for the lock any more.
-        let former = self.nodes.write().unwrap_or_else(PoisonError::into_inner).replace(body);
+    pub(crate) fn set_nodes(&self, bodies: Vec<Bytes>) {
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *nodes, bodies);
+        // The former ones are dropped when nobody waits for the lock any more.
+        drop(nodes);
         drop(former);
     }
 
@@ -142,7 +157,7 @@ impl NodeStatus {
         match request {
             HttpRequest::Health => self.health(),
             HttpRequest::Stats => json(200, self.stats()),
-            HttpRequest::Nodes => self.nodes(),
+            HttpRequest::Nodes { choosing } => self.nodes(choosing),
             HttpRequest::Page => HttpAnswer {
                 status: 200,
                 content_type: "text/html; charset=utf-8",
@@ -163,10 +178,12 @@ impl NodeStatus {
         }
     }
 
-    fn nodes(&self) -> HttpAnswer {
+    fn nodes(&self, choosing: bool) -> HttpAnswer {
         self.nodes_asked.store(true, Relaxed);
         // A shard waits for nobody: where the list is just being replaced, it says "ask again" like before the first.
-        match self.nodes.try_read().ok().and_then(|nodes| nodes.clone()) {
+        let turn = self.nodes_chosen.fetch_add(usize::from(choosing), Relaxed);
+        let body = |nodes: &Vec<Bytes>| nodes.get(turn % nodes.len().max(1)).cloned();
+        match self.nodes.try_read().ok().and_then(|nodes| body(&nodes)) {
             Some(body) => json(200, body),
             None => {
                 json(503, r#"{"error":"no_list","message":"no controller has told of the nodes yet"}"#.into())

@@ -16,6 +16,7 @@ use crate::control_link::ControlLink;
 use crate::http::NodeStatus;
 use crate::interest::Interest;
 use crate::lane::KEPT_ITEMS;
+use crate::members::MemberQuestions;
 use crate::push_intake::PushIntake;
 
 /// What a shard says before others have their turn.
@@ -28,6 +29,7 @@ pub(crate) struct Hub {
     link: ControlLink,
     status: Arc<NodeStatus>,
     interest: Interest,
+    members: MemberQuestions,
     drained: Arc<watch::Sender<usize>>,
 }
 
@@ -38,9 +40,10 @@ impl Hub {
         link: ControlLink,
         status: Arc<NodeStatus>,
         interest: Interest,
+        members: MemberQuestions,
     ) -> Self {
         let drained = Arc::new(watch::Sender::new(0));
-        Self { intake, link, status, interest, drained }
+        Self { intake, link, status, interest, members, drained }
     }
 
     /// How many shards have ended their drain.
@@ -58,7 +61,7 @@ impl Hub {
             taken += batch.len();
             self.sort(shard, &mut batch, &mut reports, &mut events);
             if !reports.is_empty() {
-                self.intake.report(reports.drain(..));
+                self.intake.report(shard, reports.drain(..));
             }
             if !events.is_empty() {
                 self.link.events(shard, events.drain(..));
@@ -88,6 +91,10 @@ impl Hub {
                 FromShard::Control(event) => {
                     self.note(&event);
                     events.push(event);
+                }
+                // Where too many wait, this client asks again.
+                FromShard::Members(session, room) => {
+                    self.members.ask((session, room));
                 }
                 FromShard::Census(change) => {
                     self.interest.changed(shard, &change);

@@ -20,6 +20,8 @@ use ringcast_proto::pubsub::{
 };
 use tokio::time::Instant;
 
+use crate::join_traces::JoinTraces;
+
 /// Events in a batch, and sessions in a part of the snapshot.
 const MAX_BATCH: usize = 1024;
 
@@ -84,6 +86,8 @@ pub(crate) struct LinkState {
     /// More waited than may.
     overrun: bool,
     writer: Option<Waker>,
+    /// The joins that are traced.
+    pub(crate) traces: JoinTraces,
 }
 
 impl LinkState {
@@ -105,6 +109,7 @@ impl LinkState {
             next_command: 0,
             overrun: false,
             writer: None,
+            traces: JoinTraces::default(),
         }
     }
 
@@ -173,6 +178,9 @@ impl LinkState {
 
     /// Takes in what a shard says.
     pub(crate) fn event(&mut self, shard: usize, event: ControlEvent) {
+        if let ControlEvent::End { session } = &event {
+            self.traces.gone(*session);
+        }
         let Some(sync) = self.shards.get_mut(shard) else { return };
         // Before the snapshot that counts, the shard speaks of what that snapshot contains.
         let early = sync.to_ask || sync.snapshots_due > 1 || (sync.snapshots_due == 1 && !sync.begun);
@@ -184,6 +192,9 @@ impl LinkState {
             }
             ControlEvent::Join { .. } | ControlEvent::End { .. } if early || !self.registered => {}
             event => {
+                if let ControlEvent::Join { session, probe: false } = &event {
+                    self.traces.asked(session.session);
+                }
                 self.events.push_back(event);
                 self.overrun |= self.events.len() > MAX_WAITING;
                 self.wake();
@@ -325,7 +336,7 @@ impl LinkState {
         let mut bytes = 0;
         while events.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             let Some(event) = self.events.pop_front() else { break };
-            let event = session_event(event);
+            let event = session_event(event, &self.traces);
             bytes += event.encoded_len();
             events.push(event);
         }
@@ -349,10 +360,11 @@ fn take_batch(sessions: &mut impl Iterator<Item = SessionState>) -> Vec<SessionS
     batch
 }
 
-fn session_event(event: ControlEvent) -> SessionEvent {
+fn session_event(event: ControlEvent, traces: &JoinTraces) -> SessionEvent {
     let event = match event {
         ControlEvent::Join { session, probe } => {
-            Event::Join(SessionJoin { session: Some(session_state(&session)), probe })
+            let traceparent = if probe { String::new() } else { traces.traceparent(session.session) };
+            Event::Join(SessionJoin { session: Some(session_state(&session)), probe, traceparent })
         }
         ControlEvent::End { session } => Event::End(SessionEnd { session_id: session.as_u64() }),
         ControlEvent::RoomsChanged { .. } | ControlEvent::Snapshot { .. } => {

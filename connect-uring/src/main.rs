@@ -2,10 +2,13 @@
 //!
 //! Owns: the boot order and what a signal does. Must not: know how a node works. Talks to: `connect_uring`.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use connect_uring::{Args, Drainer, Settings};
+use connect_uring::{Args, Drainer, Pulse, Settings};
 use settings::SettingError;
+use telemetry::{ServiceManager, TraceSource};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[global_allocator]
@@ -32,7 +35,8 @@ fn read(args: &Args) -> Result<Settings, SettingError> {
     let file = args.common().load(true)?;
     let stores = settings::stores(&file, cfg!(feature = "cluster"))?;
     // Rooms and presence are the controller's, wherever they are.
-    Ok(Settings { etcd: stores.etcd, ..args.settings(&file)? })
+    let traces = TraceSource::Env { alone: true };
+    Ok(Settings { etcd: stores.etcd, traces, ..args.settings(&file)? })
 }
 
 fn run(settings: Settings) -> anyhow::Result<()> {
@@ -41,9 +45,10 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::info!(http = %node.http_addr, grpc = %node.grpc_addr, metrics = %node.metrics_addr, "serving");
     }
     let drainers = nodes.iter().map(connect_uring::Node::drainer).collect();
+    let pulses = nodes.iter().map(connect_uring::Node::pulse).collect();
     // Only now: handlers write to a descriptor, and a shard that starts later would keep a copy of it.
     let mut signals = Signals::install()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.obey(drainers))?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || signals.obey(drainers, pulses))?;
     nodes.into_iter().try_for_each(connect_uring::Node::wait)
 }
 
@@ -65,19 +70,44 @@ impl Signals {
     }
 
     /// The first signal begins the planned stop, the second one ends the process at once.
-    fn obey(&mut self, drainers: Vec<Drainer>) {
-        self.next();
+    /// Until then the service manager hears that all shards turn.
+    fn obey(&mut self, drainers: Vec<Drainer>, mut pulses: Vec<Pulse>) {
+        let manager = ServiceManager::from_env();
+        self.next(async {
+            while !pulses.iter().all(Pulse::has_its_id) {
+                tokio::time::sleep(LOOK).await;
+            }
+            manager.ready("takes clients");
+            look_after(manager, &mut pulses).await
+        });
+        manager.stopping("closes its sessions over the drain");
         drainers.iter().for_each(Drainer::drain);
-        let second = self.next();
+        let second = self.next(look_after(manager, &mut pulses));
         std::process::exit(128 + second.as_raw_value());
     }
 
-    fn next(&mut self) -> SignalKind {
+    fn next(&mut self, meanwhile: impl Future<Output = Infallible>) -> SignalKind {
         self.runtime.block_on(async {
             tokio::select! {
                 _ = self.terminate.recv() => SignalKind::terminate(),
                 _ = self.interrupt.recv() => SignalKind::interrupt(),
+                never = meanwhile => match never {},
             }
         })
+    }
+}
+
+/// How often it is looked whether the node has its id.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Says that the nodes are alive, while every shard turns. During the drain shards end one by one: what does not end then is
+/// the service manager's to end.
+async fn look_after(manager: ServiceManager, pulses: &mut [Pulse]) -> Infallible {
+    let Some(pulse) = manager.pulse() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(pulse).await;
+        if pulses.iter_mut().all(Pulse::beats) {
+            manager.alive();
+        }
     }
 }

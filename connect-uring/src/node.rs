@@ -15,14 +15,16 @@ use ringcast_proto::ShardId;
 use settings::{SettingError, check_port_free, warn_if_open};
 use tokio_util::sync::CancellationToken;
 
-use crate::bridge::{self, ShardEnd, ShardHandle, ToShard};
-use crate::bridge_runtime::{self, BridgeParts};
+use crate::bridge::{self, ShardEnd, ShardHandle, ToShard, ToShardLane};
+use crate::bridge_runtime::{self, BridgeAddresses, BridgeParts};
 use crate::clock::{Clock, unix_micros};
 use crate::config::{DriverChoice, Settings};
 use crate::drain::ShardThreads;
 use crate::http::NodeStatus;
 use crate::kernel_check;
+use crate::pulse::Pulse;
 use crate::shard_loop::{ShardSetup, start_shard};
+use crate::shard_stats::ShardStats;
 use crate::signals;
 
 /// A node that serves.
@@ -35,6 +37,9 @@ pub struct Node {
     /// Where `/metrics` is.
     pub metrics_addr: SocketAddr,
     stop: CancellationToken,
+    /// The shards.
+    pulses: Vec<(Arc<ShardStats>, Arc<ToShardLane>)>,
+    status: Arc<NodeStatus>,
     bridge: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -58,6 +63,11 @@ impl Node {
     /// What begins the planned stop from elsewhere.
     pub fn drainer(&self) -> Drainer {
         Drainer(self.stop.clone())
+    }
+
+    /// What looks after its shards.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.pulses.clone(), Arc::clone(&self.status))
     }
 
     /// Waits until the node has stopped. An error where it did not stop as planned: a [`SettingError`] where
@@ -239,12 +249,16 @@ fn stop_all(running: impl IntoIterator<Item = Running>) {
 /// `crowded`: there are more shards than cores.
 fn start_bridge(node: Running, crowded: bool) -> anyhow::Result<Node> {
     let Running { prepared, http_addr, threads } = node;
+    let pulse = |shard: &ShardHandle| (Arc::clone(&shard.stats), Arc::clone(&shard.to_shard));
+    let pulses = prepared.handles.iter().map(pulse).collect();
+    let status = Arc::clone(&prepared.status);
     let stop = CancellationToken::new();
     let parts = BridgeParts {
         settings: prepared.settings,
         incarnation: prepared.incarnation,
         clock: prepared.clock,
         status: prepared.status,
+        http: http_addr,
         shards: prepared.handles,
         threads,
         stop: stop.clone(),
@@ -261,7 +275,8 @@ fn start_bridge(node: Running, crowded: bool) -> anyhow::Result<Node> {
     })?;
     match is_ready.recv() {
         Ok(addresses) => {
-            Ok(Node { http_addr, grpc_addr: addresses.grpc, metrics_addr: addresses.metrics, stop, bridge })
+            let BridgeAddresses { grpc, metrics } = addresses;
+            Ok(Node { http_addr, grpc_addr: grpc, metrics_addr: metrics, stop, pulses, status, bridge })
         }
         // It ended before it served.
         Err(_) => {

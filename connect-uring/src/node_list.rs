@@ -6,7 +6,8 @@
 //!
 //! While no controller is there, the last word is told on: old addresses are better than none.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +30,48 @@ const EVERY: Duration = Duration::from_secs(2);
 const UNASKED: Duration = Duration::from_secs(30);
 
 /// How many nodes are told of: the least loaded ones.
-const MAX_NODES: usize = 4096;
+const MAX_NODES: usize = 256;
+
+/// How many answers take turns until the list is brought up to date, as if each client that chooses had gone to the first
+/// node of his. So many spread evenly over 1, 2, 3, 4, 6 or 12 nodes of equal load before anybody has heard of one of them.
+const TURNS: usize = 12;
+
+/// After how long a client that has chosen a node is surely among those that it is told to hold: it joins, the node tells
+/// its controller each second, controllers tell one another, and the list is asked for.
+const HEARD_OF: Duration = Duration::from_secs(4);
+
+/// Clients that are remembered to have chosen.
+const MAX_CHOSEN: usize = 4096;
+
+/// Where clients went that may not have been heard of yet.
+#[derive(Debug, Default)]
+struct Chosen {
+    /// The first node of each present answer, by its turn.
+    offered: Vec<String>,
+    went: VecDeque<(Instant, String)>,
+}
+
+impl Chosen {
+    /// So many clients have chosen by the present answers.
+    fn add(&mut self, clients: usize, now: Instant) {
+        let offered = self.offered.iter().cycle().take(if self.offered.is_empty() { 0 } else { clients });
+        self.went.extend(offered.take(MAX_CHOSEN).map(|node| (now, node.clone())));
+        let surplus = self.went.len().saturating_sub(MAX_CHOSEN);
+        self.went.drain(..surplus);
+        self.went.retain(|(since, _)| now - *since < HEARD_OF);
+    }
+
+    /// How many may not have been heard of at a node.
+    fn at(&self, node: &str) -> u64 {
+        self.went.iter().filter(|(_, went)| went == node).count() as u64
+    }
+}
 
 /// Keeps the list up to date for ever.
 pub(crate) async fn keep(mut controller: watch::Receiver<Option<Channel>>, status: Arc<NodeStatus>) {
     let mut told = false;
     let mut known: Option<Instant> = None;
+    let mut chosen = Chosen::default();
     loop {
         let channel = match controller.wait_for(Option::is_some).await {
             Ok(channel) => channel.clone(),
@@ -51,7 +88,10 @@ pub(crate) async fn keep(mut controller: watch::Receiver<Option<Channel>>, statu
                             "/nodes leaves out nodes that do not tell where clients reach them: set PUBLIC_WS_URL"
                         );
                     }
-                    status.set_nodes(body(nodes));
+                    chosen.add(status.take_nodes_chosen(), Instant::now());
+                    let bodies;
+                    (chosen.offered, bodies) = lists(nodes, &chosen).into_iter().unzip();
+                    status.set_nodes(bodies);
                     known = Some(Instant::now());
                 }
                 Ok(Err(status)) => tracing::debug!(%status, "the controller does not tell of the nodes"),
@@ -94,21 +134,48 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The nodes that take clients and say where, the least loaded ones first.
-fn body(mut nodes: Vec<NodeInfo>) -> Bytes {
-    nodes.retain(|node| node.state() == NodeState::Ready && !node.public_ws_url.is_empty());
-    nodes.sort_by(|a, b| {
-        let left = u128::from(a.connections) * u128::from(b.capacity);
-        let right = u128::from(b.connections) * u128::from(a.capacity);
-        let full = |node: &NodeInfo| node.connections >= node.capacity;
-        full(a)
-            .cmp(&full(b))
+/// A node, and the clients that it will have once those who were told of it first are there.
+struct Ranked {
+    node: NodeInfo,
+    connections: u64,
+}
+
+impl Ranked {
+    fn new(node: NodeInfo, chosen: &Chosen) -> Self {
+        Self { connections: node.connections + chosen.at(&node.node_id), node }
+    }
+
+    /// The least loaded one first, by its share; full ones last.
+    fn before(&self, other: &Self) -> Ordering {
+        let left = u128::from(self.connections) * u128::from(other.node.capacity);
+        let right = u128::from(other.connections) * u128::from(self.node.capacity);
+        let full = |ranked: &Self| ranked.connections >= ranked.node.capacity;
+        full(self)
+            .cmp(&full(other))
             .then(left.cmp(&right))
-            .then(Reverse(a.capacity).cmp(&Reverse(b.capacity)))
-            .then_with(|| a.node_id.cmp(&b.node_id))
-    });
-    let list = List { nodes: nodes.iter().take(MAX_NODES).map(Line::of).collect() };
-    serde_json::to_vec(&list).unwrap_or_default().into()
+            .then(Reverse(self.node.capacity).cmp(&Reverse(other.node.capacity)))
+            .then_with(|| self.node.node_id.cmp(&other.node.node_id))
+    }
+}
+
+/// The nodes that take clients and say where, the least loaded ones first: an answer for each turn, with its first node.
+fn lists(mut nodes: Vec<NodeInfo>, chosen: &Chosen) -> Vec<(String, Bytes)> {
+    nodes.retain(|node| node.state() == NodeState::Ready && !node.public_ws_url.is_empty());
+    let mut ranked: Vec<Ranked> = nodes.into_iter().map(|node| Ranked::new(node, chosen)).collect();
+    let turns = if ranked.len() > 1 { TURNS } else { 1 };
+    let mut lists = Vec::with_capacity(turns);
+    for _ in 0..turns {
+        ranked.sort_by(Ranked::before);
+        ranked.truncate(MAX_NODES);
+        let list = List { nodes: ranked.iter().map(|ranked| Line::of(&ranked.node)).collect() };
+        let body = serde_json::to_vec(&list).unwrap_or_default().into();
+        let first = ranked.first_mut().map(|first| {
+            first.connections += 1;
+            first.node.node_id.clone()
+        });
+        lists.push((first.unwrap_or_default(), body));
+    }
+    lists
 }
 
 #[cfg(test)]
@@ -132,8 +199,16 @@ mod tests {
         }
     }
 
+    fn bodies(nodes: Vec<NodeInfo>) -> Vec<Bytes> {
+        lists(nodes, &Chosen::default()).into_iter().map(|(_, body)| body).collect()
+    }
+
     fn ids(nodes: Vec<NodeInfo>) -> Vec<String> {
-        let list: serde_json::Value = serde_json::from_slice(&body(nodes)).unwrap();
+        first_ids(&bodies(nodes)[0])
+    }
+
+    fn first_ids(body: &Bytes) -> Vec<String> {
+        let list: serde_json::Value = serde_json::from_slice(body).unwrap();
         let ids = list["nodes"].as_array().unwrap().iter().map(|node| node["node_id"].as_str().unwrap());
         ids.map(str::to_owned).collect()
     }
@@ -163,9 +238,41 @@ mod tests {
         lost.set_state(NodeState::Lost);
         let nameless = NodeInfo { public_ws_url: String::new(), ..node("nameless", 0, 10) };
         assert_eq!(ids(vec![draining, lost, nameless, node("here", 5, 10)]), ["here"]);
-        let told = body(vec![node("here", 5, 10)]);
+        let told = &bodies(vec![node("here", 5, 10)])[0];
         let expected = r#"{"nodes":[{"node_id":"here","url":"ws://here/ws","connections":5,"capacity":10,"state":"ready"}]}"#;
-        assert_eq!(told, expected);
+        assert_eq!(*told, expected);
+    }
+
+    #[test]
+    fn askers_take_turns_until_the_list_is_new() {
+        let firsts = |nodes: Vec<NodeInfo>| -> Vec<String> {
+            bodies(nodes).iter().map(|body| first_ids(body).swap_remove(0)).collect()
+        };
+        let equal = firsts(vec![node("a", 0, 100), node("b", 0, 100), node("c", 0, 100)]);
+        assert_eq!(equal[..6], ["a", "b", "c", "a", "b", "c"]);
+        let uneven = firsts(vec![node("busy", 3, 100), node("idle", 0, 100)]);
+        assert_eq!(uneven[..5], ["idle", "idle", "idle", "busy", "idle"]);
+        let body = &bodies(vec![node("a", 0, 100), node("b", 0, 100)])[3];
+        assert!(
+            String::from_utf8_lossy(body).matches("\"connections\":0").count() == 2,
+            "what is told is true"
+        );
+    }
+
+    #[test]
+    fn who_has_chosen_counts_until_he_has_been_heard_of() {
+        let nodes = || vec![node("a", 0, 100), node("b", 0, 100), node("c", 0, 100)];
+        let mut chosen = Chosen::default();
+        let begun = Instant::now();
+        let firsts = |chosen: &Chosen| -> Vec<String> {
+            lists(nodes(), chosen).into_iter().map(|(first, _)| first).take(3).collect()
+        };
+        chosen.offered = firsts(&chosen);
+        chosen.add(4, begun);
+        assert_eq!(["a", "b", "c"].map(|node| chosen.at(node)), [2, 1, 1]);
+        assert_eq!(firsts(&chosen), ["b", "c", "a"], "the list is new, and the last four are not in it yet");
+        chosen.add(0, begun + HEARD_OF);
+        assert_eq!(firsts(&chosen), ["a", "b", "c"]);
     }
 
     #[test]
@@ -214,7 +321,7 @@ mod tests {
     async fn answers(status: &NodeStatus, code: u16, part: &str) {
         let is_so = async {
             loop {
-                let answer = status.answer(HttpRequest::Nodes);
+                let answer = status.answer(HttpRequest::Nodes { choosing: false });
                 if answer.status == code && String::from_utf8_lossy(&answer.body).contains(part) {
                     return;
                 }

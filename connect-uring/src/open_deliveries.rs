@@ -12,6 +12,8 @@ use hashbrown::HashMap;
 use ringcast_proto::pubsub::{DeliverResponse, DeliverWelcome, DeliveryOutcome, Outcomes};
 use tonic::Status;
 
+use crate::delivery_trace::DeliveryTrace;
+
 /// Deliveries of one stream that may be open. Beyond, nothing more is read of it until reports come.
 pub(crate) const MAX_OPEN: usize = 65_536;
 
@@ -35,6 +37,27 @@ struct Open {
     shards_left: u32,
     counts: Counts,
     received: Instant,
+    told: Told,
+}
+
+/// What is told of a delivery beside its outcome.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// The message, for the log.
+    pub(crate) message_id: String,
+    /// Its trace, where that is sampled.
+    pub(crate) trace: Option<Box<DeliveryTrace>>,
+}
+
+/// A delivery that all shards have reported of.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// When it came.
+    pub(crate) received: Instant,
+    /// What became of it.
+    pub(crate) counts: Counts,
+    /// What is told of it.
+    pub(crate) told: Told,
 }
 
 /// A push manager's stream.
@@ -115,6 +138,7 @@ impl OpenDeliveries {
         delivery_id: u64,
         shards: usize,
         received: Instant,
+        told: Told,
     ) -> u64 {
         debug_assert!(shards > 0, "nobody would ever report");
         let number = self.number();
@@ -122,7 +146,7 @@ impl OpenDeliveries {
             state.open += 1;
             let counts = Counts::default();
             let shards_left = shards as u32;
-            self.open.insert(number, Open { stream, delivery_id, shards_left, counts, received });
+            self.open.insert(number, Open { stream, delivery_id, shards_left, counts, received, told });
         }
         number
     }
@@ -132,11 +156,14 @@ impl OpenDeliveries {
         self.answer(stream, delivery_id, &Counts::default());
     }
 
-    /// Takes in a shard's report. When it was the last, the outcome is on its way, and the time of receipt is
-    /// given back. A report of a delivery that has been forgotten changes nothing.
-    pub(crate) fn report(&mut self, report: &Report) -> Option<Instant> {
+    /// Takes in what a shard reports now. When it was the last, the outcome is on its way, and what is known of the
+    /// delivery is given back. A report of a delivery that has been forgotten changes nothing.
+    pub(crate) fn report(&mut self, shard: usize, report: &Report, now: Instant) -> Option<Done> {
         let open = self.open.get_mut(&report.delivery)?;
         add(&mut open.counts, &report.counts);
+        if let Some(trace) = &mut open.told.trace {
+            trace.shard(shard, &report.counts, now);
+        }
         open.shards_left -= 1;
         if open.shards_left > 0 {
             return None;
@@ -149,7 +176,8 @@ impl OpenDeliveries {
             }
         }
         self.answer(open.stream, open.delivery_id, &open.counts);
-        Some(open.received)
+        let Open { received, counts, told, .. } = open;
+        Some(Done { received, counts, told })
     }
 
     fn answer(&mut self, stream: StreamId, delivery_id: u64, counts: &Counts) {
@@ -285,10 +313,10 @@ mod tests {
     fn an_outcome_is_told_when_the_last_shard_has_reported() {
         let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
-        let number = open.begin(stream, 77, 2, Instant::now());
-        assert!(open.report(&report(number, 3, 3)).is_none());
+        let number = open.begin(stream, 77, 2, Instant::now(), Told::default());
+        assert!(open.report(0, &report(number, 3, 3), Instant::now()).is_none());
         assert!(open.poll_response(stream, &context()).is_pending());
-        assert!(open.report(&report(number, 2, 1)).is_some());
+        assert!(open.report(0, &report(number, 2, 1), Instant::now()).is_some());
         let told = next(&mut open, stream);
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].delivery_id, 77);
@@ -302,8 +330,8 @@ mod tests {
         let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
         for id in 0..100 {
-            let number = open.begin(stream, id, 1, Instant::now());
-            open.report(&report(number, 1, 1));
+            let number = open.begin(stream, id, 1, Instant::now(), Told::default());
+            open.report(0, &report(number, 1, 1), Instant::now());
         }
         assert_eq!(next(&mut open, stream).len(), 100);
     }
@@ -312,11 +340,11 @@ mod tests {
     fn a_stream_that_is_gone_takes_its_deliveries_along_and_no_others() {
         let mut open = OpenDeliveries::default();
         let (gone, stays) = (open.open_stream().unwrap(), open.open_stream().unwrap());
-        let lost = open.begin(gone, 1, 1, Instant::now());
-        let kept = open.begin(stays, 1, 1, Instant::now());
+        let lost = open.begin(gone, 1, 1, Instant::now(), Told::default());
+        let kept = open.begin(stays, 1, 1, Instant::now(), Told::default());
         assert_eq!(open.forget(gone), 1);
-        assert!(open.report(&report(lost, 1, 1)).is_none());
-        assert!(open.report(&report(kept, 1, 1)).is_some());
+        assert!(open.report(0, &report(lost, 1, 1), Instant::now()).is_none());
+        assert!(open.report(0, &report(kept, 1, 1), Instant::now()).is_some());
         assert_eq!(next(&mut open, stays).len(), 1);
     }
 
@@ -324,10 +352,11 @@ mod tests {
     fn too_many_open_deliveries_hold_the_reader_back() {
         let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
-        let numbers: Vec<u64> =
-            (0..MAX_OPEN as u64).map(|id| open.begin(stream, id, 1, Instant::now())).collect();
+        let numbers: Vec<u64> = (0..MAX_OPEN as u64)
+            .map(|id| open.begin(stream, id, 1, Instant::now(), Told::default()))
+            .collect();
         assert!(open.poll_may_read(stream, &context()).is_pending());
-        open.report(&report(numbers[0], 1, 1));
+        open.report(0, &report(numbers[0], 1, 1), Instant::now());
         assert_eq!(open.poll_may_read(stream, &context()), Poll::Ready(true));
     }
 
@@ -349,12 +378,12 @@ mod tests {
     fn at_the_end_every_open_delivery_is_told_before_its_stream_ends() {
         let mut open = OpenDeliveries::default();
         let stream = open.open_stream().unwrap();
-        let number = open.begin(stream, 5, 1, Instant::now());
+        let number = open.begin(stream, 5, 1, Instant::now(), Told::default());
         open.end_all();
         assert!(open.open_stream().is_none());
         assert_eq!(open.poll_may_read(stream, &context()), Poll::Ready(false));
         assert!(open.poll_response(stream, &context()).is_pending());
-        open.report(&report(number, 1, 1));
+        open.report(0, &report(number, 1, 1), Instant::now());
         assert_eq!(next(&mut open, stream).len(), 1);
         assert!(matches!(open.poll_response(stream, &context()), Poll::Ready(None)));
     }

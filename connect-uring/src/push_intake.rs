@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use connect_core::command::{MessageKind, PushFrame, encode_push};
-use connect_core::{Delivery, Target};
+use connect_core::{Counts, Delivery, Target};
 use futures_util::Stream;
 use ringcast_proto::pubsub::connect_node_service_server::ConnectNodeService;
 use ringcast_proto::pubsub::delivery::Target as WireTarget;
@@ -19,16 +19,19 @@ use ringcast_proto::pubsub::{
     self, DeliverRequest, DeliverResponse, DeliverWelcome, MessageContent, ReportMode,
 };
 use ringcast_proto::{RoomId, UserId};
+use telemetry::Traces;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::bridge::{ToShard, ToShardLane};
 use crate::clock::Clock;
+use crate::delivery_log::DeliveryLog;
+use crate::delivery_trace::DeliveryTrace;
 use crate::fence::Signs;
 use crate::interest::{Interest, ShardSet};
 use crate::metrics::BridgeMetrics;
-use crate::open_deliveries::{OpenDeliveries, StreamId};
+use crate::open_deliveries::{OpenDeliveries, StreamId, Told};
 
 /// How long a stream may take for its first message.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +67,10 @@ pub(crate) struct IntakeParts {
     pub(crate) signs: Signs,
     /// Where it counts.
     pub(crate) metrics: BridgeMetrics,
+    /// Where it tells of pushes that are traced.
+    pub(crate) traces: Traces,
+    /// Where it tells of all.
+    pub(crate) log: DeliveryLog,
 }
 
 /// Takes pushes in. Copies share all state.
@@ -82,12 +89,15 @@ impl PushIntake {
     }
 
     /// Takes in the reports of one wake-up of a shard.
-    pub(crate) fn report(&self, reports: impl Iterator<Item = connect_core::Report>) {
+    pub(crate) fn report(&self, shard: usize, reports: impl Iterator<Item = connect_core::Report>) {
         let mut open = self.open();
         let now = Instant::now();
         for report in reports {
-            if let Some(received) = open.report(&report) {
-                self.parts.metrics.push_seconds.observe((now - received).as_secs_f64());
+            let Some(mut done) = open.report(shard, &report, now) else { continue };
+            self.parts.metrics.push_seconds.observe((now - done.received).as_secs_f64());
+            self.parts.log.done(&done, now);
+            if let Some(trace) = done.told.trace.take() {
+                trace.end(&done.counts, now, &self.parts.traces);
             }
         }
         self.show(&open);
@@ -166,9 +176,10 @@ impl PushIntake {
         {
             let mut shards = ShardSet::default();
             let mut open = self.open();
-            for wire in request.deliveries {
+            for mut wire in request.deliveries {
                 let wanted = wire.report_mode() == ReportMode::Full;
                 let (id, deadline_ms) = (wire.delivery_id, deadline_ms(wire.deadline_ms));
+                let told = self.told(&mut wire);
                 let Some((target, exclude, frame)) = self.check(wire) else {
                     self.parts.metrics.deliveries_invalid.inc();
                     if wanted {
@@ -183,9 +194,13 @@ impl PushIntake {
                     if wanted {
                         open.answer_empty(stream, id);
                     }
+                    if let Some(trace) = told.trace {
+                        trace.end(&Counts::default(), Instant::now(), &self.parts.traces);
+                    }
                     continue;
                 };
-                let id = if wanted { open.begin(stream, id, shards.len(), received) } else { open.number() };
+                let id =
+                    if wanted { open.begin(stream, id, shards.len(), received, told) } else { open.number() };
                 let report_by_ms = wanted.then(|| now_ms + u64::from(deadline_ms));
                 let delivery = Delivery { id, target, exclude, frame, report_by_ms, shed: false };
                 for shard in asked {
@@ -199,6 +214,17 @@ impl PushIntake {
             lane.push_batch(batch).map_err(|overrun| Status::resource_exhausted(overrun.to_string()))?;
         }
         Ok(())
+    }
+
+    /// What is kept of a push to be told of.
+    fn told(&self, wire: &mut pubsub::Delivery) -> Told {
+        let wanted = self.parts.log.is_on() || !wire.traceparent.is_empty();
+        let message_id = if wanted { std::mem::take(&mut wire.message_id) } else { String::new() };
+        let trace = match wire.traceparent.is_empty() {
+            true => None,
+            false => DeliveryTrace::begin(&self.parts.traces, &wire.traceparent, &message_id),
+        };
+        Told { message_id, trace }
     }
 
     /// What a shard needs of a push; `None` where the push is not valid.

@@ -153,6 +153,9 @@ impl ShardDriver {
                 event => self.backlog.push_back(FromShard::Control(event)),
             }
         }
+        // A bridge that is behind is not asked for what can be asked again.
+        let questions = self.outputs.members.drain(..).filter(|_| joins);
+        self.backlog.extend(questions.map(|(session, room)| FromShard::Members(session, room)));
         self.backlog.extend(self.outputs.census.drain(..).map(FromShard::Census));
         self.backlog.extend(self.outputs.reports.drain(..).map(FromShard::Report));
         // Behind the census: a mark says that all which came of the words before it has been told.

@@ -137,6 +137,7 @@ impl Intake {
                 ToShard::JoinAnswered { session, decision } => {
                     return Some(Input::JoinAnswered { session, decision });
                 }
+                ToShard::Reply { session, frame } => return Some(Input::Reply { session, frame }),
                 ToShard::Snapshot => return Some(Input::Snapshot),
                 ToShard::Drain { over_ms } => {
                     self.draining = true;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use ringcast_proto::NodeId;
 use settings::SettingError;
+use telemetry::TraceSource;
 
 /// The seed's gRPC port.
 const GRPC_PORT: u16 = 50051;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub expected_nodes: Option<Vec<NodeId>>,
     /// Whether `/metrics` also tells of the process; once a process.
     pub process_metrics: bool,
+    /// Whether joins are traced: by the process that says so.
+    pub traces: TraceSource,
     /// Times; the defaults are what `spec` promises.
     pub timing: Timing,
 }
@@ -132,6 +135,7 @@ impl Default for Settings {
             empty_room_ttl: Duration::from_secs(24 * 3600),
             expected_nodes: None,
             process_metrics: true,
+            traces: TraceSource::Off,
             timing: Timing::default(),
         }
     }

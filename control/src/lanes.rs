@@ -15,6 +15,7 @@ use ringcast_proto::{RoomId, SessionId, UserId};
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 
+use crate::join_trace::Step;
 use crate::joins::Asking;
 use crate::lane::{Decided, Lane, Work};
 use crate::lane_task::drive;
@@ -292,6 +293,7 @@ impl Registry {
         if !lane.takes_joins() {
             return self.refuse(state, at, session, probe, JoinDecision::Unavailable, AWAY);
         }
+        state.traces.waits(at, session, Step::Seat);
         self.tell(state, at, |lane| lane.ask(arrival, room, max_users, since));
     }
 

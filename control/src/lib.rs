@@ -10,6 +10,7 @@ mod config;
 mod feed;
 mod feed_service;
 mod join_gate;
+mod join_trace;
 mod joins;
 mod lane;
 mod lane_task;

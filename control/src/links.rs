@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::join_gate::Gate;
+use crate::join_trace::Step;
 use crate::joins::{Asking, Wait};
 use crate::lane::Lane;
 use crate::node_watch::is_gone;
@@ -182,6 +183,7 @@ impl Registry {
                     Some(Event::End(end)) => {
                         let session = SessionId::from_u64(end.session_id);
                         state.waiting.withdraw(at, session);
+                        state.traces.withdrawn(at, session);
                         self.end_session(state, at, session);
                     }
                     None => {}
@@ -200,6 +202,9 @@ impl Registry {
         });
         match asked {
             Ok((arrival, room)) => {
+                if !join.probe {
+                    state.traces.asked(at, id, &join.traceparent);
+                }
                 let asking = Asking { at, arrival, room, probe: join.probe, since: Instant::now() };
                 self.ask(state, asking, now);
             }
@@ -225,6 +230,14 @@ impl Registry {
         };
         if state.waiting.is_full() {
             return self.put_off(state, &asking, "too many joins are waiting");
+        }
+        if !asking.probe {
+            let step = match wait {
+                Wait::Recovery => Step::Recovery,
+                Wait::Gate => Step::Gate,
+                Wait::Settings => Step::Settings,
+            };
+            state.traces.waits(asking.at, asking.arrival.session, step);
         }
         let wanted = (asking.room.clone(), !asking.probe);
         if state.waiting.hold(asking, wait) {
@@ -332,6 +345,7 @@ impl Registry {
                 state.links.remove(&at.node);
                 self.fail_commands(state, at);
                 self.withdraw_joins(state, at);
+                state.traces.lost(at);
                 if let Some(node) = state.presence.node(at.node) {
                     tracing::warn!(node = %node.card.id, "the link to a node is lost");
                 }

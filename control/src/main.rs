@@ -2,6 +2,7 @@
 
 use control::{Args, Settings};
 use settings::{SettingError, check_port_free, exit_with};
+use telemetry::{ServiceManager, TraceSource};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,8 @@ fn main() {
 fn check(args: &Args) -> Result<Settings, SettingError> {
     let file = args.common.load(true)?;
     let stores = settings::stores(&file, cfg!(feature = "cluster"))?;
-    Ok(Settings::from_args(args, &file)?.on(stores))
+    let traces = TraceSource::Env { alone: true };
+    Ok(Settings { traces, ..Settings::from_args(args, &file)?.on(stores) })
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -49,6 +51,9 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let (grpc, metrics) = (running.grpc_addr, running.metrics_addr);
     tracing::info!(id, %grpc, %metrics, data = %data.display(), "the controller serves");
+    let manager = ServiceManager::from_env();
+    manager.ready("takes joins");
+    tokio::spawn(telemetry::keep_alive(manager));
     let stopped = running.stopped();
     tokio::pin!(stopped);
     loop {
@@ -61,6 +66,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             // A second signal ends it now.
             std::process::exit(130);
         }
+        manager.stopping("ends its streams");
         stop.cancel();
     }
 }

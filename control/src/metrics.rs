@@ -169,6 +169,11 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Where others put figures whose names are whole.
+    pub(crate) fn process_registry(&self) -> &Registry {
+        &self.process
+    }
+
     /// A join was decided.
     pub(crate) fn joined(&self, decision: &str) {
         self.joins.with_label_values(&[decision]).inc();

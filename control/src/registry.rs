@@ -22,6 +22,7 @@ use crate::commands::Commands;
 use crate::config::Timing;
 use crate::feed::{Feed, FollowerId, FollowerQueue};
 use crate::join_gate::Gate;
+use crate::join_trace::{JoinTraces, Step};
 use crate::joins::WaitingJoins;
 use crate::lanes::{Lanes, Probe};
 use crate::log_gate::LogGate;
@@ -106,6 +107,8 @@ pub(crate) struct State {
     turn: Turn,
     confirmations: VecDeque<(u64, Confirmation)>,
     emptied: AHashSet<RoomId>,
+    /// The joins that are traced.
+    pub(crate) traces: JoinTraces,
 }
 
 /// What the owner is made of.
@@ -121,6 +124,8 @@ pub(crate) struct RegistryParts {
     pub(crate) membership: Membership,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) timing: Timing,
+    /// The joins that are traced: none yet.
+    pub(crate) traces: JoinTraces,
 }
 
 /// The owner.
@@ -145,8 +150,17 @@ pub(crate) struct Registry {
 impl Registry {
     /// An owner of these. Must be called in a runtime.
     pub(crate) fn new(parts: RegistryParts) -> Arc<Self> {
-        let RegistryParts { controller_id, rooms, store, expected, sharing, membership, metrics, timing } =
-            parts;
+        let RegistryParts {
+            controller_id,
+            rooms,
+            store,
+            expected,
+            sharing,
+            membership,
+            metrics,
+            timing,
+            traces,
+        } = parts;
         let (notes, queue) = mpsc::channel(MAX_NOTES);
         tokio::spawn(keep_notes(store, queue));
         let state = State {
@@ -163,6 +177,7 @@ impl Registry {
             turn: Turn::default(),
             confirmations: VecDeque::new(),
             emptied: AHashSet::new(),
+            traces,
         };
         let registry = Arc::new(Self {
             state: Mutex::new(state),
@@ -426,6 +441,7 @@ impl Registry {
 impl State {
     /// A join is accepted: its answer goes out when the turn's step is acknowledged.
     pub(crate) fn accept(&mut self, at: LinkRef, session: SessionId, since: Instant) {
+        self.traces.waits(at, session, Step::Confirmation);
         self.turn.accepted.entry(at).or_default().push((session, since));
     }
 
@@ -456,7 +472,11 @@ impl State {
         self.links.get(&at.node).filter(|link| link.generation == at.generation)
     }
 
-    fn answer(&self, at: LinkRef, mut answers: Vec<JoinAnswer>) {
+    fn answer(&mut self, at: LinkRef, mut answers: Vec<JoinAnswer>) {
+        for answer in &answers {
+            let session = SessionId::from_u64(answer.session_id);
+            self.traces.answered(at, session, answer.decision(), &answer.message);
+        }
         let Some(link) = self.link(at) else { return };
         while !answers.is_empty() {
             let rest = answers.split_off(answers.len().min(MAX_ANSWERS));

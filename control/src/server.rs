@@ -18,6 +18,7 @@ use ringcast_proto::pubsub::node_link_service_server::NodeLinkServiceServer;
 use ringcast_proto::pubsub::route_feed_service_server::RouteFeedServiceServer;
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use settings::SettingError;
+use telemetry::Traces;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::config::Settings;
 use crate::feed_service::FeedService;
+use crate::join_trace::JoinTraces;
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::node_service::NodeService;
@@ -78,6 +80,14 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         tracing::info!(nodes = expected.len(), "waiting for known nodes before routes are published");
     }
     let rooms = open_rooms(&settings, &store, &metrics).await?;
+    let traces = Traces::open(settings.traces, "controller-manager", &settings.id)?;
+    traces.register(metrics.process_registry())?;
+    let (in_rooms, in_presence) = (settings.mysql.is_some(), settings.redis.is_some());
+    let join_traces = JoinTraces::new(
+        traces.clone(),
+        if in_rooms { "mysql" } else { "sqlite" },
+        if in_presence { "redis" } else { "memory" },
+    );
     let rooms = Rooms::new(rooms, settings.cache_ttl, settings.default_max_users);
     let grpc = listen(settings.grpc_addr, "gRPC").await?;
     let scrapes = listen(settings.metrics_addr, "metrics").await?;
@@ -94,6 +104,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         membership,
         metrics,
         timing: settings.timing,
+        traces: join_traces,
     });
 
     tokio::spawn(until(over.clone(), tick(registry.clone())));
@@ -111,7 +122,13 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     }
     let streams = CancellationToken::new();
     let served = serve(grpc, registry.clone(), streams.clone(), over.clone(), health_service)?;
-    let task = tokio::spawn(run(registry, registration, health, served, stop, streams, over));
+    let running = run(registry, registration, health, served, stop, streams, over);
+    let task = tokio::spawn(async move {
+        let ended = running.await;
+        // The last spans are those of the joins that were under way.
+        let _ = tokio::task::spawn_blocking(move || traces.shut_down()).await;
+        ended
+    });
     Ok(Running { grpc_addr, metrics_addr, task })
 }
 

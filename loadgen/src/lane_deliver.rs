@@ -77,6 +77,7 @@ impl DeliverLane {
             deadline_ms: if push.deadline_ms == 0 { DEADLINE_MS } else { push.deadline_ms },
             report_mode,
             message_id: format!("lg-{}", push.id),
+            traceparent: String::new(),
         });
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 /// How many results are handed to a stream's caller together at most.
 pub(crate) const MAX_TOGETHER: usize = 64;
 
+use crate::push_trace::PushTrace;
 use crate::request::{Refusal, Scope};
 
 /// What a push comes to.
@@ -149,6 +150,8 @@ pub(crate) struct Finished {
     pub(crate) elapsed: Duration,
     /// What it means where no session was found.
     pub(crate) nobody: Nobody,
+    /// Its trace, where that is sampled.
+    pub(crate) trace: Option<Box<PushTrace>>,
 }
 
 impl Finished {

@@ -14,6 +14,7 @@ use crate::feeds::{FeedFigures, FeedId, Feeds, Looked};
 use crate::links::{LinkStream, Links, NewLink};
 use crate::listing::Listing;
 use crate::node_queue::Queued;
+use crate::push_trace::PushTrace;
 use crate::receipts::{LinkId, MAX_OPEN, OpenPush, OpenPushes, Part, PartState};
 use crate::request::{Push, Refusal};
 use crate::routing::{Routed, Routes};
@@ -120,6 +121,7 @@ impl Board {
             by_node: reports,
             parts,
             waiter,
+            trace: push.span.as_deref().map(|span| Box::new(PushTrace::new(span, now))),
         };
         let deadline = now + push.deadline;
         let id = if reports { self.open.next_id() } else { self.open.next_unheard_id() };
@@ -288,12 +290,13 @@ impl Board {
         &mut self,
         link: LinkId,
         outcomes: Vec<DeliveryOutcome>,
+        now: Instant,
         ended: &mut Vec<OpenPush>,
     ) -> usize {
         let mut late = 0;
         for outcome in outcomes {
             let known = outcome.outcomes.unwrap_or_default();
-            late += usize::from(!self.open.answer(outcome.delivery_id, link, known, ended));
+            late += usize::from(!self.open.answer(outcome.delivery_id, link, known, now, ended));
         }
         late
     }

@@ -116,6 +116,7 @@ impl World {
             message_id: message_id.clone(),
             deadline,
             report_mode: if unheard { ReportMode::None } else { ReportMode::Full },
+            span: None,
         };
         let (sender, receiver) = oneshot::channel();
         let mut due = Due::new();
@@ -233,7 +234,7 @@ impl World {
             outcomes.push(DeliveryOutcome { delivery_id: id, outcomes: Some(known) });
         }
         let mut ended = Vec::new();
-        let late = self.board.answer(stream.link, outcomes, &mut ended);
+        let late = self.board.answer(stream.link, outcomes, self.now, &mut ended);
         if late > 0 {
             self.hit("late");
         }
@@ -249,7 +250,7 @@ impl World {
         }
         let outcomes = vec![DeliveryOutcome { delivery_id: id, outcomes: None }];
         let mut ended = Vec::new();
-        assert_eq!(self.board.answer(stream.link, outcomes, &mut ended), 1, "seed {}", self.seed);
+        assert_eq!(self.board.answer(stream.link, outcomes, self.now, &mut ended), 1, "seed {}", self.seed);
         assert!(ended.is_empty());
     }
 

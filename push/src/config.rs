@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ringcast_proto::NodeId;
 use settings::{EtcdStore, SettingError};
+use telemetry::TraceSource;
 
 /// The bounds of `push_payload_bytes`: larger payloads would not fit beside others into a message to a node.
 const PAYLOAD_BYTES: std::ops::RangeInclusive<u32> = 1..=8 * 1024 * 1024;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub threads: u16,
     /// Whether /metrics tells of the process, too: by one service in a process.
     pub process_metrics: bool,
+    /// Whether pushes are traced: by the process that says so.
+    pub traces: TraceSource,
 }
 
 impl Default for Settings {
@@ -88,6 +91,7 @@ impl Default for Settings {
             push_payload_bytes: 1024 * 1024,
             threads: default_threads(),
             process_metrics: true,
+            traces: TraceSource::Off,
         }
     }
 }
@@ -126,6 +130,7 @@ impl Settings {
             push_payload_bytes: payload.map_or(defaults.push_payload_bytes, |bytes| bytes as usize),
             threads,
             process_metrics: true,
+            traces: TraceSource::Off,
         })
     }
 }

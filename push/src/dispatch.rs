@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ringcast_proto::pubsub::{DeliveryOutcome, NodeRoute, ReportMode, RoomRoute, UserRoute};
+use telemetry::Traces;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -37,16 +38,18 @@ pub(crate) struct Dispatch {
     earlier_deadline: Notify,
     metrics: Arc<Metrics>,
     log: PushLog,
+    traces: Traces,
 }
 
 impl Dispatch {
     /// With nothing known yet.
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, traces: Traces) -> Self {
         Self {
             board: Mutex::new(Board::new(Instant::now())),
             earlier_deadline: Notify::new(),
             metrics,
             log: PushLog::new(),
+            traces,
         }
     }
 
@@ -208,7 +211,7 @@ impl Dispatch {
     /// A node has answered.
     pub(crate) fn take_outcomes(&self, link: LinkId, outcomes: Vec<DeliveryOutcome>) {
         let mut ended = Vec::with_capacity(outcomes.len());
-        let late = self.lock().answer(link, outcomes, &mut ended);
+        let late = self.lock().answer(link, outcomes, Instant::now(), &mut ended);
         self.metrics.late_reports(late);
         self.finish(ended);
     }
@@ -257,11 +260,14 @@ impl Dispatch {
 
     fn answer(&self, due: impl IntoIterator<Item = (Waiter, crate::answer::Answer)>) {
         let mut answers = Answers::default();
-        for (waiter, answer) in due {
-            match &answer {
+        for (waiter, mut answer) in due {
+            match &mut answer {
                 Ok(finished) => {
                     self.metrics.finished(finished);
                     self.log.finished(finished);
+                    if let Some(trace) = finished.trace.take() {
+                        trace.end(finished, &self.traces);
+                    }
                 }
                 Err(refusal) => self.metrics.refused(refusal),
             }

@@ -37,6 +37,7 @@ pub(crate) fn push(target: Target) -> Push {
         message_id: String::new(),
         deadline: Duration::from_secs(1),
         report_mode: ReportMode::Full,
+        span: None,
     }
 }
 

@@ -29,6 +29,7 @@ mod places;
 mod push_log;
 mod push_service;
 mod push_stream;
+mod push_trace;
 mod receipts;
 mod request;
 mod route_watch;
@@ -48,6 +49,7 @@ use registry::{Directory, Entry, Kind, Lease, Registration};
 use ringcast_proto::pubsub::push_manager_service_server::PushManagerServiceServer;
 use ringcast_proto::{MAX_GRPC_MESSAGE_BYTES, limited_server, reflection};
 use settings::SettingError;
+use telemetry::Traces;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -114,7 +116,9 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
     let (grpc_addr, metrics_addr) = (grpc.local_addr()?, scrapes.local_addr()?);
 
     let metrics = Arc::new(Metrics::new(settings.process_metrics)?);
-    let dispatch = Arc::new(Dispatch::new(metrics.clone()));
+    let traces = Traces::open(settings.traces, "push-manager", &settings.manager_id)?;
+    traces.register(metrics.registry())?;
+    let dispatch = Arc::new(Dispatch::new(metrics.clone(), traces.clone()));
     // What is to go on until the last open push is answered ends by `over`.
     let over = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -136,6 +140,7 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         dispatch: dispatch.clone(),
         checker: Checker { max_payload_bytes: settings.push_payload_bytes },
         metrics,
+        traces: traces.clone(),
         stop: stop.clone(),
         tasks: tasks.clone(),
     };
@@ -152,7 +157,12 @@ pub async fn start(settings: Settings, stop: CancellationToken) -> anyhow::Resul
         .http2_keepalive_interval(Some(CALLER_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(CALLER_KEEPALIVE_TIMEOUT));
     let serving = tokio::spawn(server.serve_with_incoming_shutdown(front, incoming, stopped));
-    let done = tokio::spawn(end(stop.clone(), serving, dispatch, registration, over, tasks));
+    let ending = end(stop.clone(), serving, dispatch, registration, over, tasks);
+    let done = tokio::spawn(async move {
+        ending.await;
+        // The last spans are those of the pushes that have just been answered.
+        let _ = tokio::task::spawn_blocking(move || traces.shut_down()).await;
+    });
     let running = Running { grpc_addr, metrics_addr, done };
     // At fixed addresses nobody has it.
     let patience = settings.etcd.as_ref().map(settings::EtcdStore::id_patience).unwrap_or_default();

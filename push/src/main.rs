@@ -3,6 +3,7 @@
 //! Owns: the order of boot: settings, logs, runtime, service, signals. Talks to: the library of this crate.
 
 use settings::{SettingError, exit_with, init_logs, parse_or_exit};
+use telemetry::{ServiceManager, TraceSource};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,12 +14,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let args: push::Args = parse_or_exit();
     let common = args.common.clone();
-    let settings = common
+    let mut settings = common
         .load(true)
         .and_then(|file| push::Settings::new(args, &file))
         .unwrap_or_else(|error| exit_with(&error));
     common.end_if_checking();
     init_logs(common.log_format).unwrap_or_else(|error| exit_with(&error));
+    settings.traces = TraceSource::Env { alone: true };
     let runtime = match settings.threads {
         1 => Builder::new_current_thread().enable_all().build()?,
         threads => {
@@ -44,11 +46,15 @@ async fn run(settings: push::Settings) -> anyhow::Result<()> {
         _ = interrupted.recv() => return Ok(()),
         _ = terminated.recv() => return Ok(()),
     };
+    let manager = ServiceManager::from_env();
+    manager.ready("takes pushes");
+    tokio::spawn(telemetry::keep_alive(manager));
     tokio::select! {
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     tracing::info!("stopping; a second signal ends it now");
+    manager.stopping("answers the pushes that are open");
     stop.cancel();
     tokio::select! {
         () = running.stopped() => Ok(()),

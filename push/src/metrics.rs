@@ -112,6 +112,11 @@ impl Metrics {
         })
     }
 
+    /// Where others put their figures, too.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// A push was answered.
     pub(crate) fn finished(&self, push: &Finished) {
         let scope = push.scope as usize;

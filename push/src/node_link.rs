@@ -25,6 +25,7 @@ use crate::dispatch::Dispatch;
 use crate::links::{LinkStream, NewLink};
 use crate::metrics::Metrics;
 use crate::node_queue::Queued;
+use crate::push_trace::traceparent;
 use crate::request::less_margin;
 
 /// How long a node may take to let us connect, and again to welcome us.
@@ -273,6 +274,7 @@ impl Outbound {
 /// The last node to take a push gets it without a copy.
 fn delivery(queued: Queued, now: Instant) -> Delivery {
     let remaining = queued.deadline.saturating_duration_since(now);
+    let traceparent = traceparent(&queued.push, queued.part);
     let push = Arc::unwrap_or_clone(queued.push);
     Delivery {
         delivery_id: queued.id,
@@ -282,5 +284,6 @@ fn delivery(queued: Queued, now: Instant) -> Delivery {
         deadline_ms: less_margin(remaining).as_millis() as u32,
         report_mode: push.report_mode.into(),
         message_id: push.message_id,
+        traceparent,
     }
 }

@@ -112,6 +112,7 @@ mod tests {
             message_id: String::new(),
             deadline: Duration::ZERO,
             report_mode: ReportMode::Full,
+            span: None,
         };
         Queued { id, part: 0, routed: 1, deadline, push: Arc::new(push) }
     }

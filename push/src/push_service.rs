@@ -9,12 +9,14 @@ use ringcast_proto::pubsub::{
     BroadcastMessageRequest, BroadcastMessageResponse, PushStreamRequest, PushToRoomRequest,
     PushToRoomResponse, PushToUserRequest, PushToUserResponse,
 };
+use telemetry::TRACEPARENT;
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answer::{Finished, Waiter};
 use crate::push_stream::{Intake, Results};
+use crate::push_trace;
 use crate::request::{Push, Refusal, keep_within_timeout};
 
 /// The service.
@@ -35,10 +37,19 @@ impl PushService {
             refusal.into_status()
         })?;
         keep_within_timeout(&mut push, metadata);
+        let parent = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        push_trace::begin(&self.intake.traces, &mut push, parent);
+        let span = push.span.clone();
         let (answer, answered) = oneshot::channel();
         self.intake.dispatch.accept([(Arc::new(push), Waiter::Call(answer))]);
         match answered.await {
-            Ok(answer) => answer.map_err(Refusal::into_status),
+            Ok(answer) => answer.map_err(|refusal| {
+                if let Some(mut span) = span {
+                    span.fail(refusal.reason);
+                    self.intake.traces.end(*span);
+                }
+                refusal.into_status()
+            }),
             Err(_) => Err(Status::internal("the push was lost inside the push manager")),
         }
     }

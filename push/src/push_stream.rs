@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 use ringcast_proto::pubsub::{PushStreamRequest, PushStreamResponse, StreamedPush, StreamedResult};
 use smallvec::SmallVec;
+use telemetry::Traces;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use tonic::{Status, Streaming};
 use crate::answer::{Answers, MAX_TOGETHER, StreamResults, Waiter};
 use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
+use crate::push_trace;
 use crate::request::{Checker, Push, Refusal};
 
 /// How many pushes of a stream may be in flight.
@@ -47,6 +49,8 @@ pub(crate) struct Intake {
     pub(crate) checker: Checker,
     /// Counts refusals and streams.
     pub(crate) metrics: Arc<Metrics>,
+    /// Begins their traces.
+    pub(crate) traces: Traces,
     /// No more pushes are read.
     pub(crate) stop: CancellationToken,
     /// The reading sides.
@@ -111,7 +115,11 @@ impl Reader {
                 None => Err(Refusal::too_many_in_one_message()),
             };
             match checked {
-                Ok(push) => good.push((Arc::new(push), waiter)),
+                Ok(mut push) => {
+                    // Each is a trace of its own: the call that carries the stream may last for days.
+                    push_trace::begin(&self.intake.traces, &mut push, None);
+                    good.push((Arc::new(push), waiter));
+                }
                 Err(refusal) => {
                     self.intake.metrics.refused(&refusal);
                     refused.give(waiter, Err(refusal));

@@ -19,6 +19,7 @@ use ringcast_proto::pubsub::{NodeOutcomes, Outcomes};
 use smallvec::SmallVec;
 
 use crate::answer::{Finished, Nobody, Waiter};
+use crate::push_trace::PushTrace;
 use crate::request::Scope;
 
 /// How many pushes may be open; beyond, new ones are refused.
@@ -112,6 +113,8 @@ pub(crate) struct OpenPush {
     pub(crate) parts: SmallVec<[Part; 1]>,
     /// Who waits for the answer.
     pub(crate) waiter: Waiter,
+    /// Its trace, where that is sampled.
+    pub(crate) trace: Option<Box<PushTrace>>,
 }
 
 impl OpenPush {
@@ -124,10 +127,13 @@ impl OpenPush {
     pub(crate) fn finish(mut self, now: Instant) -> (Waiter, Finished) {
         let mut total = Outcomes::default();
         let mut nodes = Vec::with_capacity(if self.by_node { self.parts.len() } else { 0 });
-        for part in &mut self.parts {
+        for (number, part) in self.parts.iter_mut().enumerate() {
             part.give_up();
             let PartState::Known(outcomes) = part.state else { continue };
             total += &outcomes;
+            if let Some(trace) = &mut self.trace {
+                trace.node(number, &part.node, &outcomes);
+            }
             if self.by_node && outcomes.members > 0 {
                 nodes.push(NodeOutcomes { node_id: part.node.to_string(), outcomes: Some(outcomes) });
             }
@@ -144,6 +150,7 @@ impl OpenPush {
             routes_stale_ms: self.routes_stale_ms,
             elapsed: now.saturating_duration_since(self.accepted),
             nobody: self.nobody,
+            trace: self.trace,
         };
         (self.waiter, finished)
     }
@@ -230,20 +237,25 @@ impl OpenPushes {
         true
     }
 
-    /// A node has answered. Its members are the sum of its outcomes, whatever it says they are. Where it was the
+    /// A node has answered now. Its members are the sum of its outcomes, whatever it says they are. Where it was the
     /// last one, the push is added to `ended`. False: the push was answered already, and nothing changes.
     pub(crate) fn answer(
         &mut self,
         id: u64,
         link: LinkId,
         mut outcomes: Outcomes,
+        now: Instant,
         ended: &mut Vec<OpenPush>,
     ) -> bool {
         let Some(push) = self.get(id) else { return false };
-        let handed = |part: &&mut Part| part.link == link && part.state == PartState::Handed;
-        let Some(part) = push.parts.iter_mut().find(handed) else { return false };
+        let handed = |part: &Part| part.link == link && part.state == PartState::Handed;
+        let parts = push.parts.iter_mut().enumerate();
+        let Some((number, part)) = parts.into_iter().find(|(_, part)| handed(part)) else { return false };
         outcomes.members = sum(&outcomes);
         part.state = PartState::Known(outcomes);
+        if let Some(trace) = &mut push.trace {
+            trace.answered(number, now);
+        }
         if push.is_known() {
             ended.extend(self.take(id));
         }

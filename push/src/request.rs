@@ -11,6 +11,7 @@ use ringcast_proto::pubsub::{
     StreamedError, delivery, streamed_push,
 };
 use ringcast_proto::{IdError, check_id};
+use telemetry::Span;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -76,6 +77,8 @@ pub(crate) struct Push {
     pub(crate) deadline: Duration,
     /// How much he wants to know.
     pub(crate) report_mode: ReportMode,
+    /// Its step of the trace that it belongs to, where that is sampled.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 impl Push {
@@ -200,6 +203,7 @@ impl Checker {
             message_id: message_id(request.message_id)?,
             deadline: deadline(request.deadline_ms)?,
             report_mode: report_mode(request.report_mode)?,
+            span: None,
         })
     }
 
@@ -213,6 +217,7 @@ impl Checker {
             message_id: message_id(request.message_id)?,
             deadline: deadline(request.deadline_ms)?,
             report_mode: report_mode(request.report_mode)?,
+            span: None,
         })
     }
 
@@ -225,6 +230,7 @@ impl Checker {
             message_id: message_id(request.message_id)?,
             deadline: deadline(request.deadline_ms)?,
             report_mode: report_mode(request.report_mode)?,
+            span: None,
         })
     }
 

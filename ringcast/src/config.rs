@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use settings::{CommonArgs, File, SettingError};
+use telemetry::TraceSource;
 
 use crate::ports::{self, MAX_NODES};
 
@@ -73,6 +74,9 @@ impl Plan {
         let mut push = push::Settings::new(push::Args::default(), &file)?;
         let nodes = (1..=args.nodes).map(|n| node(args, &file, n)).collect::<Result<Vec<_>, _>>()?;
         control.expected_nodes = Some(nodes.iter().map(|node| node.node_id.clone()).collect());
+        // Each service is called by its own name, whatever OTEL_SERVICE_NAME says.
+        let traces = TraceSource::Env { alone: false };
+        (control.traces, push.traces) = (traces, traces);
         // The process is told of once, by the first node.
         control.process_metrics = false;
         push.process_metrics = false;
@@ -159,6 +163,7 @@ fn node(args: &Args, file: &File, n: u16) -> Result<connect_uring::Settings, Set
         settings.limits.echo = Some(connect_core::Limits::ECHO);
     }
     settings.process_metrics = n == 1;
+    settings.traces = TraceSource::Env { alone: false };
     Ok(settings)
 }
 

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use settings::SettingError;
+use telemetry::ServiceManager;
 use tokio::runtime::Builder;
 
 use banner::{Banner, NodeLine, Ports};
@@ -93,7 +94,11 @@ fn run(plan: Plan) -> anyhow::Result<()> {
         };
         // A closed standard output keeps nobody from serving.
         let _ = std::io::stdout().write_all(banner.text().as_bytes());
+        let manager = ServiceManager::from_env();
+        manager.ready("serves");
+        tokio::spawn(telemetry::keep_alive(manager));
         let served = nodes.serve().await;
+        manager.stopping("closes sessions over the drain");
         let drained = nodes.drain().await;
         let stopped = services.stop().await;
         served.and(drained).and(stopped)

@@ -20,13 +20,14 @@ pub mod ports;
 pub mod process;
 pub mod procfs;
 pub mod push_frame;
+pub mod quickstart;
 pub mod script;
 pub mod system;
 pub mod variant;
 pub mod wait;
 
 pub use member::{Event, Kind, Member, Members};
-pub use own_network::enter_own_network;
+pub use own_network::{enter_own_network, enter_own_network_with_cards};
 pub use process::Process;
 pub use push_frame::PushFrame;
 pub use system::{Service, System, SystemPlan};

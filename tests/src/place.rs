@@ -46,6 +46,14 @@ pub fn node() -> PathBuf {
     PathBuf::from("node")
 }
 
+/// Where screenshots are kept.
+pub fn shots() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let folder = target.join("browser-shots");
+    std::fs::create_dir_all(&folder).expect("a folder beside the build");
+    folder
+}
+
 fn set_up(path: PathBuf) -> PathBuf {
     assert!(path.exists(), "{} is not there: run `cargo xtask setup`", path.display());
     path

@@ -34,6 +34,8 @@ pub struct SystemPlan {
     pub limits: Vec<String>,
     /// Arguments of the nodes beside `--config`.
     pub node_arguments: Vec<String>,
+    /// Variables of all services.
+    pub environment: Vec<(String, String)>,
 }
 
 impl SystemPlan {
@@ -46,6 +48,7 @@ impl SystemPlan {
             max_users: 0,
             limits: Vec::new(),
             node_arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -58,6 +61,12 @@ impl SystemPlan {
     /// One more argument of the nodes.
     pub fn node_argument(mut self, argument: &str) -> Self {
         self.node_arguments.push(argument.into());
+        self
+    }
+
+    /// One more variable of all services.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -297,19 +306,27 @@ fn start(
 ) -> Service {
     let path = folder.join(format!("{id}.yaml"));
     std::fs::write(&path, config).expect("a file in our own folder");
-    let process = launch(plan.variant, arguments(plan, binary), folder, binary, id, &path, |_| {});
+    let process = launch(plan.variant, arguments(plan, binary), folder, binary, id, &path, variables(plan));
     let (grpc, metrics, http) = (local(grpc), local(metrics), local(http));
     Service { id: id.into(), process, grpc, metrics, http, binary, config: path }
 }
 
 fn restart(plan: &SystemPlan, folder: &Path, former: &Service) -> Service {
     let (variant, arguments) = (plan.variant, arguments(plan, former.binary));
-    let process = launch(variant, arguments, folder, former.binary, &former.id, &former.config, |_| {});
+    let process =
+        launch(variant, arguments, folder, former.binary, &former.id, &former.config, variables(plan));
     Service { id: former.id.clone(), process, config: former.config.clone(), ..*former }
 }
 
 fn arguments<'a>(plan: &'a SystemPlan, binary: &str) -> &'a [String] {
     if binary == "connect-uring" { &plan.node_arguments } else { &[] }
+}
+
+/// Sets the variables of a plan.
+fn variables(plan: &SystemPlan) -> impl FnOnce(&mut Command) {
+    |command| {
+        command.envs(plan.environment.iter().map(|(name, value)| (name, value)));
+    }
 }
 
 /// Held from the copy of a binary to the start of a process: a child that another test forks in between would

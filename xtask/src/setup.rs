@@ -1,6 +1,6 @@
-//! What the tests need beside the Rust toolchain: two foreign WebSocket clients and a foreign gRPC client, in
-//! folders of this project, and Debian packages: what those need, the cluster's stores, and what their clients are
-//! built with.
+//! What the tests need beside the Rust toolchain: foreign clients and what checks the page, in folders of this project, and
+//! Debian packages: what those need, the cluster's stores, what their clients are built with, a browser, and the tools that
+//! check the deployment files.
 //!
 //! Owns: the list of needs, and installing what lacks. Must not: touch what is there already, start a service.
 //! Talks to: `step`, apt-get through `install_packages.sh`.
@@ -21,6 +21,9 @@ const POLICY_FILE: &str = "/usr/sbin/policy-rc.d";
 /// Where the foreign clients live, under the root of the project.
 const CLIENTS: &str = "tests/clients";
 
+/// Folders with Node packages: the foreign clients, what checks the page and its client, and an example.
+const NODE_FOLDERS: [&str; 3] = [CLIENTS, "web", "examples/node"];
+
 /// The file, in what was installed, that holds the list it was installed from.
 const STAMP: &str = ".installed-from";
 
@@ -31,7 +34,7 @@ struct Need {
     is_there: fn() -> bool,
 }
 
-const NEEDS: [Need; 13] = [
+const NEEDS: [Need; 21] = [
     Need {
         what: "python3 with venv, for the clients of another language",
         packages: &["python3", "python3-venv"],
@@ -73,14 +76,51 @@ const NEEDS: [Need; 13] = [
         packages: &["openssl"],
         is_there: || has("openssl"),
     },
+    Need {
+        what: "chromium, to open the page in a real browser",
+        packages: &["chromium"],
+        is_there: || has("chromium"),
+    },
+    Need {
+        what: "a font with Chinese in it, for the browser",
+        packages: &["fontconfig", "fonts-wqy-zenhei"],
+        is_there: || succeeds("sh", &["-c", "fc-list :lang=zh | grep -q ."]),
+    },
+    Need {
+        what: "docker-compose, to check the compose file; no engine is needed",
+        packages: &["docker-compose"],
+        is_there: || has("docker-compose"),
+    },
+    Need {
+        what: "kubectl, to render the Kubernetes manifests",
+        packages: &["kubernetes-client"],
+        is_there: || has("kubectl"),
+    },
+    Need {
+        what: "systemd-analyze, to check the units",
+        packages: &["systemd"],
+        is_there: || has("systemd-analyze"),
+    },
+    Need {
+        what: "haproxy, to check its configuration",
+        packages: &["haproxy"],
+        is_there: || has_anywhere("haproxy"),
+    },
+    Need {
+        what: "libseccomp, to run services under the container's profile",
+        packages: &["libseccomp2"],
+        is_there: || succeeds("python3", &["-c", "import ctypes; ctypes.CDLL('libseccomp.so.2')"]),
+    },
+    Need { what: "promtool, to check the alerts", packages: &["prometheus"], is_there: || has("promtool") },
 ];
 
 /// Installs what is missing; says nothing where nothing is.
 pub(crate) fn set_up(root: &Path) -> Result<()> {
     install_packages()?;
     let clients = root.join(CLIENTS);
-    install_python_clients(root, &clients)?;
-    install_node_clients(&clients)
+    install_python_packages(root, &clients, "clients-venv")?;
+    install_python_packages(root, &root.join("examples/python"), "examples-venv")?;
+    NODE_FOLDERS.iter().try_for_each(|folder| install_node_packages(&root.join(folder)))
 }
 
 fn install_packages() -> Result<()> {
@@ -147,29 +187,29 @@ fn python() -> Option<&'static str> {
         .find(|python| succeeds(python, &["-c", "import venv, ensurepip"]))
 }
 
-fn install_python_clients(root: &Path, clients: &Path) -> Result<()> {
-    let list = clients.join("requirements.txt");
+fn install_python_packages(root: &Path, folder: &Path, name: &str) -> Result<()> {
+    let list = folder.join("requirements.txt");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let venv = target.join("clients-venv");
+    let venv = target.join(name);
     if is_installed(&list, &venv)? {
         return Ok(());
     }
     let python = python().context("python3 with venv is still missing")?;
-    let folder = venv.to_str().context("the target folder's name is no text")?;
-    Step::new(python, &["-m", "venv", "--clear", folder]).run(clients)?;
+    let venv_path = venv.to_str().context("the target folder's name is no text")?;
+    Step::new(python, &["-m", "venv", "--clear", venv_path]).run(folder)?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "requirements.txt"];
-    Step::new(&format!("{folder}/bin/python"), &pip).run(clients)?;
+    Step::new(&format!("{venv_path}/bin/python"), &pip).run(folder)?;
     stamp(&list, &venv)
 }
 
-fn install_node_clients(clients: &Path) -> Result<()> {
-    let list = clients.join("package-lock.json");
-    let modules = clients.join("node_modules");
+fn install_node_packages(folder: &Path) -> Result<()> {
+    let list = folder.join("package-lock.json");
+    let modules = folder.join("node_modules");
     if is_installed(&list, &modules)? {
         return Ok(());
     }
     Step::new("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"])
-        .run(clients)?;
+        .run(folder)?;
     stamp(&list, &modules)
 }
 

@@ -11,13 +11,15 @@ use data_encoding::BASE64;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::frame::{MAX_SERVER_HEADER_BYTES, OpCode, server_header_bytes, write_header};
+use crate::frame::{MAX_SERVER_HEADER_BYTES, OpCode, server_header_bytes, text_frame, write_header};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// `{"type":"ping"}`: wants a pong.
     Ping,
+    /// `{"type":"members"}`: wants to know who is in its room.
+    Members,
     /// A JSON object, of no type that is known here.
     Unknown,
     /// No JSON object, or its `type` is not a string.
@@ -44,6 +46,7 @@ enum Field {
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Type {
     Ping,
+    Members,
     #[serde(other)]
     Other,
 }
@@ -66,6 +69,7 @@ impl<'de> Deserialize<'de> for Command {
                         Field::Type => {
                             command = match map.next_value()? {
                                 Type::Ping => Command::Ping,
+                                Type::Members => Command::Members,
                                 Type::Other => Command::Unknown,
                             }
                         }
@@ -89,6 +93,29 @@ pub fn pong_text(unix_ms: i64) -> Vec<u8> {
     write_header(&mut frame, OpCode::Text, json.len());
     frame.extend_from_slice(json.as_bytes());
     frame
+}
+
+/// One user in a room.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Member<'a> {
+    /// The user.
+    pub user_id: &'a str,
+    /// The user's name; may be empty.
+    pub user_name: &'a str,
+}
+
+/// The answer to a members command: the whole text frame. `None`: nobody can tell now. Else the members, and whether there
+/// are more than these.
+pub fn members_text(room_id: &str, unix_ms: i64, members: Option<(&[Member<'_>], bool)>) -> Bytes {
+    let data = match members {
+        Some((members, more)) => {
+            serde_json::json!({"total": members.len(), "more": more, "members": members})
+        }
+        None => serde_json::json!({"error": "unavailable"}),
+    };
+    let answer =
+        serde_json::json!({"type": "members", "room_id": room_id, "timestamp": unix_ms, "data": data});
+    text_frame(answer.to_string().as_bytes())
 }
 
 /// What a push carries.
@@ -206,11 +233,23 @@ mod tests {
     use crate::client::ServerFrames;
 
     #[test]
+    fn members_are_listed_or_told_to_be_out_of_reach() {
+        let json = |frame: Bytes| -> serde_json::Value { serde_json::from_str(&json(&frame)).unwrap() };
+        let alice = Member { user_id: "user-001", user_name: "Alice \" 爱" };
+        let told = json(members_text("r", 7, Some((&[alice], true))));
+        assert_eq!((&told["type"], &told["room_id"]), (&"members".into(), &"r".into()));
+        assert_eq!((&told["data"]["total"], &told["data"]["more"]), (&1.into(), &true.into()));
+        assert_eq!(told["data"]["members"][0]["user_name"], "Alice \" 爱");
+        assert_eq!(json(members_text("r", 7, None))["data"]["error"], "unavailable");
+    }
+
+    #[test]
     fn commands_are_told_apart() {
         for (text, command) in [
             (r#"{"type":"ping"}"#, Command::Ping),
             (r#" { "room_id":"r", "data":{"a":[1,null]}, "type" : "ping" } "#, Command::Ping),
             (r#"{"type":"\u0070ing"}"#, Command::Ping),
+            (r#"{"type":"members"}"#, Command::Members),
             (r#"{"type":"text","type":"ping"}"#, Command::Ping),
             (r#"{"x":1,"x":2,"type":"ping"}"#, Command::Ping),
             (r#"{"type":"ping","type":"text"}"#, Command::Unknown),

@@ -72,6 +72,13 @@ pub enum Input<'a> {
         /// The answer.
         answer: HttpAnswer,
     },
+    /// The answer to [`Outputs::members`].
+    Reply {
+        /// The session that asked.
+        session: SessionId,
+        /// The whole WebSocket frame.
+        frame: Bytes,
+    },
     /// A push for this shard.
     Deliver(Delivery),
     /// Adds a room to live sessions or takes it from them.
@@ -201,6 +208,8 @@ pub struct Outputs {
     pub control: Vec<ControlEvent>,
     /// HTTP requests that the driver answers.
     pub http: Vec<(SessionId, HttpRequest)>,
+    /// Sessions that ask who is in their room.
+    pub members: Vec<(SessionId, RoomId)>,
     /// Reports.
     pub reports: Vec<Report>,
     /// Rooms and users that came to this shard or went, in order.
@@ -276,8 +285,11 @@ pub enum HttpRequest {
     Health,
     /// `GET /stats`.
     Stats,
-    /// `GET /nodes`.
-    Nodes,
+    /// `GET /nodes`, and `GET /nodes?choose` by a client that goes to the first of them.
+    Nodes {
+        /// It goes there.
+        choosing: bool,
+    },
     /// `GET /` or `GET /client.html`.
     Page,
 }

@@ -51,7 +51,11 @@ pub enum RequestPath {
     /// `/stats`.
     Stats,
     /// `/nodes`.
-    Nodes,
+    /// `GET /nodes`; `choosing`: by a client that goes to the first of them.
+    Nodes {
+        /// See there.
+        choosing: bool,
+    },
     /// `/` and `/client.html`.
     Page,
     /// Nothing that is served: [`Refusal::not_found`].
@@ -134,7 +138,7 @@ fn judge(request: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         "/echo" => RequestPath::Echo,
         "/health" => RequestPath::Health,
         "/stats" => RequestPath::Stats,
-        "/nodes" => RequestPath::Nodes,
+        "/nodes" => RequestPath::Nodes { choosing: query == "choose" },
         "/" | "/client.html" => RequestPath::Page,
         _ => RequestPath::Unknown,
     };
@@ -402,7 +406,8 @@ mod tests {
             ("/health", RequestPath::Health),
             ("/health?verbose", RequestPath::Health),
             ("/stats", RequestPath::Stats),
-            ("/nodes", RequestPath::Nodes),
+            ("/nodes", RequestPath::Nodes { choosing: false }),
+            ("/nodes?choose", RequestPath::Nodes { choosing: true }),
             ("/nodes/", RequestPath::Unknown),
             ("/", RequestPath::Page),
             ("/?room=r", RequestPath::Page),

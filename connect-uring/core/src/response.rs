@@ -100,7 +100,10 @@ pub fn http_response(status: u16, content_type: &str, body: &[u8], extra: &[(&st
     for (name, value) in extra {
         header(name, value);
     }
-    head.push_str("Access-Control-Allow-Origin: *\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n");
+    head.push_str(
+        "Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Retry-After\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n",
+    );
     let mut response = head.into_bytes();
     response.extend_from_slice(body);
     response
@@ -139,7 +142,8 @@ mod tests {
         assert_eq!(
             text(http_response(200, "text/plain", b"hello", &[])),
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\
-             Access-Control-Allow-Origin: *\r\nCache-Control: no-store\r\nConnection: close\r\n\r\nhello"
+             Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Retry-After\r\n\
+             Cache-Control: no-store\r\nConnection: close\r\n\r\nhello"
         );
     }
 

@@ -170,6 +170,9 @@ impl Shard {
             Input::HttpAnswered { session, answer } => self.on_session(session, |shard, slot| {
                 shard.http_answered(slot, &answer, out);
             }),
+            Input::Reply { session, frame } => self.on_session(session, |shard, slot| {
+                shard.answer_members(slot, frame, out);
+            }),
             Input::Deliver(delivery) => {
                 self.deliver(delivery, out);
                 None

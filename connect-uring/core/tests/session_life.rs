@@ -154,7 +154,7 @@ fn refused_joins_are_told_why_and_are_over() {
         assert_eq!(ends(&bench.out), 1);
         let answer = String::from_utf8(bench.write(session)).expect("text");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
-        assert_eq!(answer.contains("Retry-After"), status == "503");
+        assert_eq!(answer.contains("\r\nRetry-After: "), status == "503");
         assert_eq!((&bench.out.finish[..], &bench.out.end[..]), (&[session][..], &[][..]));
         bench.handle(Input::ReceiveEnded { session });
         assert_eq!((&bench.out.end[..], ends(&bench.out)), (&[session][..], 0));
@@ -224,11 +224,26 @@ fn a_plain_request_is_answered_by_the_driver_and_the_connection_ends() {
     assert!(bench.write(session).starts_with(b"HTTP/1.1 404 "), "there is no /echo unless asked for");
 
     let session = bench.request("GET /nodes HTTP/1.1\r\nHost: ringcast\r\n\r\n");
-    assert_eq!(bench.out.http, [(session, HttpRequest::Nodes)]);
+    assert_eq!(bench.out.http, [(session, HttpRequest::Nodes { choosing: false })]);
     let answer =
         HttpAnswer { status: 503, content_type: "application/json", body: Bytes::from_static(b"{}") };
     bench.handle(Input::HttpAnswered { session, answer });
     assert!((1..=4).contains(&retry_after(&bench.write(session))));
+}
+
+#[test]
+fn a_client_that_asks_who_is_in_its_room_is_answered_while_it_is_there() {
+    let mut bench = Bench::new(Limits::default());
+    let session = bench.join("u", "r");
+    bench.receive(session, client_frame(OpCode::Text, br#"{"type":"members"}"#, [1; 4]));
+    assert_eq!(bench.out.members, [(session, RoomId::new("r").expect("a valid id"))]);
+    assert!(bench.out.writable.is_empty(), "nothing is answered here");
+    bench.handle(Input::Reply { session, frame: text_frame(b"alice") });
+    assert_eq!(bench.write(session)[2..], *b"alice");
+    bench.receive(session, client_frame(OpCode::Close, &1000u16.to_be_bytes(), [1; 4]));
+    bench.write(session);
+    bench.handle(Input::Reply { session, frame: text_frame(b"late") });
+    assert!(bench.out.writable.is_empty(), "who has closed is sent nothing more");
 }
 
 #[test]

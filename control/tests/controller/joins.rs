@@ -126,7 +126,7 @@ async fn what_is_not_valid_is_answered_and_changes_nothing() {
     let long = "x".repeat(65);
     let mut two_rooms = crate::peers::session(6, "u", "r");
     two_rooms.room_ids.push("s".into());
-    let two_rooms = ringcast_proto::pubsub::SessionJoin { session: Some(two_rooms), probe: false };
+    let two_rooms = ringcast_proto::pubsub::SessionJoin { session: Some(two_rooms), ..Default::default() };
     let two_rooms = ringcast_proto::pubsub::SessionEvent {
         event: Some(ringcast_proto::pubsub::session_event::Event::Join(two_rooms)),
     };

@@ -103,12 +103,12 @@ pub(crate) fn session(id: u64, user: &str, room: &str) -> SessionState {
 }
 
 pub(crate) fn join(id: u64, user: &str, room: &str) -> SessionEvent {
-    let join = SessionJoin { session: Some(session(id, user, room)), probe: false };
+    let join = SessionJoin { session: Some(session(id, user, room)), ..Default::default() };
     SessionEvent { event: Some(session_event::Event::Join(join)) }
 }
 
 pub(crate) fn probe(id: u64, user: &str, room: &str) -> SessionEvent {
-    let join = SessionJoin { session: Some(session(id, user, room)), probe: true };
+    let join = SessionJoin { session: Some(session(id, user, room)), probe: true, ..Default::default() };
     SessionEvent { event: Some(session_event::Event::Join(join)) }
 }
 

@@ -91,10 +91,9 @@ async fn counted(cluster: &Cluster) -> Vec<u64> {
     actual
 }
 
-/// What a node says of itself, without the connection that asks.
+/// What a node says of itself: who has joined, not who asks it.
 fn connections(node: &Service) -> u64 {
-    let stats = node.stats().expect("the node answers");
-    stats["connections"].as_u64().expect("a number").saturating_sub(1)
+    node.metric("ringcast_node_sessions_joined").expect("the node answers") as u64
 }
 
 async fn listed(controller: &Controller) -> Vec<NodeInfo> {

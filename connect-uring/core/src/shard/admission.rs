@@ -66,7 +66,9 @@ impl Shard {
                 RequestPath::Echo => self.open_echo(slot, upgrade, &head[consumed..], out),
                 RequestPath::Health => self.ask_driver(slot, HttpRequest::Health, out),
                 RequestPath::Stats => self.ask_driver(slot, HttpRequest::Stats, out),
-                RequestPath::Nodes => self.ask_driver(slot, HttpRequest::Nodes, out),
+                RequestPath::Nodes { choosing } => {
+                    self.ask_driver(slot, HttpRequest::Nodes { choosing }, out);
+                }
                 RequestPath::Page => self.ask_driver(slot, HttpRequest::Page, out),
                 RequestPath::Unknown => self.refuse(slot, Refusal::not_found(), out),
             },

@@ -75,6 +75,13 @@ impl Shard {
                 let unix_ms = self.now.unix_ms;
                 self.reply(slot, pong_text(unix_ms).into(), self.limits.queue_bytes(), out);
             }
+            Command::Members => {
+                self.counters.commands += 1;
+                let room = self.table[slot].rooms.as_slice().first();
+                if let Some(room) = room.and_then(|room| self.rooms.id(room.group)) {
+                    out.members.push((self.table.id(slot), room.clone()));
+                }
+            }
             // The seed's clients send all sorts of things: what is not a command is counted and left at that.
             Command::Unknown | Command::Malformed => {}
         }
@@ -93,6 +100,15 @@ impl Shard {
             self.send(slot, Parcel::own(frame), out);
         } else {
             self.close(slot, CloseReason::Slow, out);
+        }
+    }
+
+    /// Who is in the session's room has been found out.
+    pub(super) fn answer_members(&mut self, slot: u32, frame: Bytes, out: &mut Outputs) {
+        if matches!(self.table[slot].phase, Phase::Live(_)) {
+            self.reply(slot, frame, self.limits.queue_bytes(), out);
+        } else {
+            self.counters.stale += 1;
         }
     }
 

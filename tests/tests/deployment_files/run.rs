@@ -1,0 +1,196 @@
+//! What the compose file would start, as plain processes under seccomp filters.
+//!
+//! Owns: the processes, their stores, the filters of the units. Talks to: `files`, which has their settings.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ringcast_tests::grpc::{Pusher, assert_accounted, total};
+use ringcast_tests::{Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
+
+use crate::files::{Variables, binary_of, compose_services, deploy, environment, output, read};
+
+const READY: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_secs(45);
+
+/// The documented ports.
+static PORTS: Mutex<()> = Mutex::new(());
+
+/// Starts what the compose file would start, each with its own settings and the filter that `filter_of` names for
+/// its binary, and pushes from one end to the other.
+pub(crate) fn serve(filter_of: impl Fn(&str) -> PathBuf) {
+    // Where a network of one's own may not be had, the two tests share the ports of this machine.
+    let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    enter_own_network();
+    // The stores take ports that are free, among which those of the nodes may be.
+    let held = [8080, 8081, 8082].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
+    let stores = Stores::start();
+    drop(held);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let services = compose_services();
+        let folder = tempfile::tempdir().unwrap();
+        let mut processes = Vec::new();
+        for (name, service) in services.iter().filter(|(_, service)| !service["build"].is_null()) {
+            let binary = binary_of(&service["command"]);
+            let mut variables = environment(service);
+            for value in variables.values_mut() {
+                // What a container is called in its network is here.
+                let named = value.rsplit_once(':').filter(|(host, _)| services.contains_key(*host));
+                if let Some(here) = named.map(|(_, port)| format!("127.0.0.1:{port}")) {
+                    *value = here;
+                }
+            }
+            variables.insert("OTEL_SDK_DISABLED".into(), "true".into());
+            variables.insert("DATA_DIR".into(), folder.path().join(name).display().to_string());
+            stores.place(&mut variables);
+            let mut command = under(&filter_of(binary), &place::binary(binary));
+            command.current_dir(folder.path()).env_clear().env("PATH", "/usr/bin:/bin").envs(&variables);
+            Variant::IoUring.apply(&mut command);
+            processes.push((variables, Process::start(name, &mut command)));
+        }
+        push_to_everybody(&processes).await;
+        // Nodes first: they tell their controller that they leave.
+        processes.sort_by_key(|(variables, _)| !variables.contains_key("NODE_ID"));
+        for (_, process) in &mut processes {
+            process.signal(libc::SIGTERM);
+            assert_eq!(process.wait(END).code(), Some(0), "{}: {}", process.name(), process.stderr());
+        }
+    });
+}
+
+/// A member on each node, and a push that reaches all of them.
+async fn push_to_everybody(processes: &[(Variables, Process)]) {
+    let local = |port: &String| SocketAddr::from(([127, 0, 0, 1], port.parse::<u16>().unwrap()));
+    let nodes: Vec<_> = processes.iter().filter_map(|(has, _)| has.get("HTTP_PORT")).map(local).collect();
+    let (manager, _) = processes.iter().find(|(has, _)| has.contains_key("MANAGER_ID")).unwrap();
+    let manager = local(&manager["GRPC_PORT"]);
+    let pusher = eventually("the push manager has its routes", READY, async || {
+        let pusher = Pusher::connect(manager).await.map_err(|error| error.to_string())?;
+        pusher.user("nobody-is-called-so", b"?").await.map_err(|status| status.to_string())?;
+        Ok::<_, String>(pusher)
+    })
+    .await;
+    let mut members = Members::default();
+    let mut people = Vec::new();
+    for (number, node) in nodes.iter().enumerate() {
+        eventually("a node is healthy and takes clients", READY, async || {
+            let status = |path| http::get(*node, path).map_or(0, |answer| answer.status);
+            let told = (status("/health"), status("/ws?user_id=probe&room_id=probe"));
+            if told == (200, 426) { Ok(()) } else { Err(told) }
+        })
+        .await;
+        let stats = http::get(*node, "/stats").unwrap().json().unwrap();
+        assert_eq!(stats["driver"], "io_uring", "{stats}");
+        people.push(members.join(Kind::Tungstenite, *node, &format!("user-{number}"), "room-001").await);
+    }
+    let answer = pusher.room("room-001", b"Hello everyone!").await.expect("an answer");
+    assert_accounted(&answer.report);
+    assert_eq!(total(&answer.report).written, nodes.len() as u64, "{answer:?}");
+    for person in &mut people {
+        assert_eq!(person.push().await.unwrap().content, b"Hello everyone!");
+    }
+    let figures: String = processes
+        .iter()
+        .map(|(has, _)| http::get(local(&has["METRICS_PORT"]), "/metrics").unwrap().body)
+        .collect();
+    let alerts = read("prometheus/alerts.yml");
+    let words = alerts.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    for name in words.filter(|word| word.starts_with("ringcast_")) {
+        assert!(figures.contains(&format!("\n{name}")), "alerts look at {name}, which no service has");
+    }
+}
+
+/// The stores that the compose file would start: real ones where the services can use them.
+#[cfg(feature = "cluster")]
+struct Stores {
+    etcd: test_servers::Etcd,
+    redis: test_servers::Redis,
+    mysql: test_servers::MariaDb,
+    database: String,
+    password: tempfile::NamedTempFile,
+}
+
+#[cfg(feature = "cluster")]
+impl Stores {
+    fn start() -> Self {
+        let mysql = test_servers::MariaDb::primary();
+        let mut password = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut password, mysql.password().as_bytes()).unwrap();
+        let database = mysql.fresh_database();
+        let (etcd, redis) = (test_servers::Etcd::start(1), test_servers::Redis::plain());
+        Self { etcd, redis, mysql, database, password }
+    }
+
+    /// Puts them in the place of those which the file names.
+    fn place(&self, variables: &mut Variables) {
+        let here = [
+            ("ETCD_ENDPOINTS", self.etcd.endpoints().join(",")),
+            ("REDIS_ADDR", self.redis.address()),
+            ("DB_HOST", "127.0.0.1".into()),
+            ("DB_PORT", self.mysql.port().to_string()),
+            ("DB_USER", self.mysql.user().into()),
+            ("DB_NAME", self.database.clone()),
+            ("DB_PASSWORD_FILE", self.password.path().display().to_string()),
+        ];
+        for (name, value) in here {
+            if let Some(old) = variables.get_mut(name) {
+                *old = value;
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "cluster"))]
+struct Stores;
+
+#[cfg(not(feature = "cluster"))]
+impl Stores {
+    fn start() -> Self {
+        Self
+    }
+
+    /// A build without the cluster has only the embedded ones.
+    fn place(&self, variables: &mut Variables) {
+        variables.retain(|name, _| !crate::files::of_a_store(name));
+    }
+}
+
+/// A program under a seccomp filter.
+pub(crate) fn under(filter: &Path, program: &Path) -> Command {
+    let mut command = Command::new(place::python());
+    command.arg(deploy().join("seccomp/run_under.py")).arg(filter).arg(program);
+    command
+}
+
+/// The system calls that a unit's filter lets through (systemd.exec(5), `SystemCallFilter=`).
+pub(crate) fn unit_calls(text: &str) -> BTreeSet<String> {
+    let mut calls = expand("@default");
+    for line in text.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (less, names) = line.strip_prefix('~').map_or((false, line), |names| (true, names));
+        for name in names.split_whitespace() {
+            let named = expand(name);
+            if less {
+                calls.retain(|call| !named.contains(call));
+            } else {
+                calls.extend(named);
+            }
+        }
+    }
+    calls
+}
+
+/// A system call, or those of a set of systemd's.
+fn expand(name: &str) -> BTreeSet<String> {
+    if !name.starts_with('@') {
+        return BTreeSet::from([name.to_owned()]);
+    }
+    let text = output(Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", name]));
+    let members =
+        text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    members.flat_map(expand).collect()
+}

@@ -1,0 +1,67 @@
+//! Promise: a service manager of systemd's kind hears from each service that it serves, that it is alive for as long as it
+//! is, and that it is being stopped.
+#![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use ringcast_tests::{System, SystemPlan, Variant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Manager(UnixDatagram);
+
+impl Manager {
+    /// Reads until all of these lines have come, in whatever order.
+    fn hears(&self, lines: &[&str]) {
+        let mut missing = lines.to_vec();
+        let until = Instant::now() + PATIENCE;
+        let mut buffer = [0; 4096];
+        while !missing.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never said: {missing:?}");
+            self.0.set_read_timeout(Some(left)).unwrap();
+            let Ok(length) = self.0.recv(&mut buffer) else { continue };
+            let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            missing.retain(|line| !said.lines().any(|said| said == *line));
+        }
+    }
+
+    /// Forgets what has been said.
+    fn forget(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        while self.0.recv(&mut [0; 4096]).is_ok() {}
+        self.0.set_nonblocking(false).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_service_says_that_it_serves_lives_and_stops() {
+    if Variant::from_env() != Variant::IoUring {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let plan = SystemPlan::nodes(1)
+        .shards(2)
+        .variable("NOTIFY_SOCKET", path.to_str().unwrap())
+        .variable("WATCHDOG_USEC", "400000");
+    let mut system = System::start(plan).await;
+    manager.hears(&["STATUS=takes joins", "STATUS=takes pushes", "STATUS=takes clients", "READY=1"]);
+    // Nothing happens, and each is alive.
+    for service in 0..3 {
+        if service > 0 {
+            // One less that could have said it.
+            let gone = if service == 1 { &mut system.push } else { &mut system.control };
+            gone.process.kill();
+            manager.forget();
+        }
+        manager.hears(&["WATCHDOG=1"]);
+        manager.hears(&["WATCHDOG=1"]);
+    }
+    let node = &mut system.nodes[0];
+    assert!(node.terminate(PATIENCE).success());
+    manager.hears(&["STOPPING=1", "STATUS=closes its sessions over the drain"]);
+    manager.forget();
+}
