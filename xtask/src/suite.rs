@@ -18,6 +18,16 @@ pub(crate) const CHECKS: [&str; 2] = ["--features", "checks,cluster"];
 /// rights and with hardly any locked memory.
 const OTHER_DRIVERS: [&str; 2] = ["refused", "memlock"];
 
+/// End-to-end tests that are about files, programs or figures, not about how a node does its I/O.
+const WHATEVER_THE_DRIVER: [&str; 6] = [
+    "deployment_files",
+    "integration_examples",
+    "one_push_is_one_trace",
+    "page_and_client",
+    "readme_reader",
+    "told_to_the_service_manager",
+];
+
 /// One run of the tests.
 pub(crate) struct Suite {
     /// What `cargo test` gets beside our own.
@@ -109,13 +119,14 @@ impl Suite {
     }
 }
 
-/// The names of the end-to-end tests, but for those of a cluster: they are about processes, not about drivers.
+/// The names of the end-to-end tests that are run once more on other drivers; those of a cluster are about processes.
 fn end_to_end_tests(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(root.join("tests/tests")).context("cannot list the end-to-end tests")? {
         let path = entry?.path();
         if let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| path.is_file())
             && !name.starts_with("cluster_")
+            && !WHATEVER_THE_DRIVER.contains(&name)
         {
             names.push(name.to_owned());
         }
