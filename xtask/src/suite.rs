@@ -19,9 +19,10 @@ pub(crate) const CHECKS: [&str; 2] = ["--features", "checks,cluster"];
 const OTHER_DRIVERS: [&str; 2] = ["refused", "memlock"];
 
 /// End-to-end tests that are about files, programs or figures, not about how a node does its I/O.
-const WHATEVER_THE_DRIVER: [&str; 6] = [
+const WHATEVER_THE_DRIVER: [&str; 7] = [
     "deployment_files",
     "integration_examples",
+    "message_in_the_logs",
     "one_push_is_one_trace",
     "page_and_client",
     "readme_reader",
