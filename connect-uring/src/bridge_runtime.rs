@@ -128,6 +128,7 @@ async fn serve(
     let end = CancellationToken::new();
     let directory = directory(settings, end.clone())?;
     let card = card(settings, parts.incarnation, (addresses.grpc, parts.http), parts.status.driver());
+    let unanswered = counts.members_unanswered.clone();
     let talks =
         Talks::begin(settings, directory, card, parts.clock, &parts.status, lanes, counts, traces.clone());
     let Talks { intake, link, hub, fence, registration, questions } = talks;
@@ -145,7 +146,7 @@ async fn serve(
     let mut link_task = tokio::spawn(link.clone().run());
     let mut watches = JoinSet::new();
     watches.spawn(fence.run());
-    watches.spawn(members::answer(questions, link.linked(), lanes.clone()));
+    watches.spawn(members::answer(questions, link.linked(), lanes.clone(), unanswered));
     watches.spawn(node_list::keep(link.linked(), Arc::clone(&parts.status)));
     ready(addresses);
 
@@ -236,7 +237,7 @@ impl Talks {
             metrics: metrics.clone(),
             traces,
         });
-        let (asked, questions) = members::questions();
+        let (asked, questions) = members::questions(metrics.members_unanswered.clone());
         let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(status), interest, asked);
         let fence =
             FenceWatch { signs, lease: registration.watch(), shards, status: Arc::clone(status), metrics };

@@ -147,9 +147,10 @@ impl FakeNode {
             metrics: metrics.clone(),
             traces: Traces::off(),
         });
-        let (asked, questions) = members::questions();
+        let (asked, questions) = members::questions(metrics.members_unanswered.clone());
         let hub = Hub::new(intake.clone(), link.clone(), Arc::clone(&status), interest.clone(), asked);
-        tokio::spawn(members::answer(questions, link.linked(), lanes.clone()));
+        let unanswered = metrics.members_unanswered.clone();
+        tokio::spawn(members::answer(questions, link.linked(), lanes.clone(), unanswered));
         for (shard, handle) in handles.into_iter().enumerate() {
             let end = handle.from_shard.into_async().expect("an eventfd polls");
             tokio::spawn(hub.clone().listen(shard, end));

@@ -92,10 +92,7 @@ impl Hub {
                     self.note(&event);
                     events.push(event);
                 }
-                // Where too many wait, this client asks again.
-                FromShard::Members(session, room) => {
-                    self.members.ask((session, room));
-                }
+                FromShard::Members(session, room) => self.members.ask((session, room)),
                 FromShard::Census(change) => {
                     self.interest.changed(shard, &change);
                     told_census = true;

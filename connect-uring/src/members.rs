@@ -12,6 +12,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 use connect_core::command::{Member, members_text};
 use hashbrown::HashMap;
+use prometheus::IntCounter;
 use ringcast_proto::pubsub::controller_service_client::ControllerServiceClient;
 use ringcast_proto::pubsub::{GetRoomInfoRequest, GetRoomInfoResponse};
 use ringcast_proto::{RoomId, SessionId};
@@ -47,19 +48,24 @@ pub(crate) type Question = (SessionId, RoomId);
 
 /// Where questions go. Copies share the queue.
 #[derive(Debug, Clone)]
-pub(crate) struct MemberQuestions(mpsc::Sender<Question>);
+pub(crate) struct MemberQuestions {
+    queue: mpsc::Sender<Question>,
+    unanswered: IntCounter,
+}
 
 impl MemberQuestions {
-    /// Hands a question on; `false`: too many wait.
-    pub(crate) fn ask(&self, question: Question) -> bool {
-        self.0.try_send(question).is_ok()
+    /// Hands a question on; where too many wait it is dropped, and the client asks again.
+    pub(crate) fn ask(&self, question: Question) {
+        if self.queue.try_send(question).is_err() {
+            self.unanswered.inc();
+        }
     }
 }
 
 /// The queue of questions, and the end that answers them.
-pub(crate) fn questions() -> (MemberQuestions, mpsc::Receiver<Question>) {
-    let (sender, receiver) = mpsc::channel(MAX_WAITING);
-    (MemberQuestions(sender), receiver)
+pub(crate) fn questions(unanswered: IntCounter) -> (MemberQuestions, mpsc::Receiver<Question>) {
+    let (queue, receiver) = mpsc::channel(MAX_WAITING);
+    (MemberQuestions { queue, unanswered }, receiver)
 }
 
 /// Answers questions until nobody can ask any more.
@@ -67,6 +73,7 @@ pub(crate) async fn answer(
     mut questions: mpsc::Receiver<Question>,
     controller: watch::Receiver<Option<Channel>>,
     shards: Vec<Arc<ToShardLane>>,
+    unanswered: IntCounter,
 ) {
     let mut kept: HashMap<RoomId, (Instant, Bytes), RandomState> = HashMap::default();
     let mut open: HashMap<RoomId, Vec<SessionId>, RandomState> = HashMap::default();
@@ -79,8 +86,9 @@ pub(crate) async fn answer(
                 if let Some((_, frame)) = fresh {
                     tell(&shards, session, frame.clone());
                 } else if let Some(waiting) = open.get_mut(&room) {
-                    if waiting.len() < MAX_WAITING {
-                        waiting.push(session);
+                    match waiting.len() < MAX_WAITING {
+                        true => waiting.push(session),
+                        false => unanswered.inc(),
                     }
                 } else if let Some(channel) = controller.borrow().clone().filter(|_| open.len() < MAX_ASKED) {
                     open.insert(room.clone(), vec![session]);

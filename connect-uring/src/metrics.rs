@@ -50,6 +50,8 @@ pub(crate) struct BridgeMetrics {
     pub(crate) fenced: IntGauge,
     /// Times that it was.
     pub(crate) fences: IntCounter,
+    /// Questions for a room's members that too many others waited before.
+    pub(crate) members_unanswered: IntCounter,
     to_room: IntCounter,
     to_user: IntCounter,
     to_all: IntCounter,
@@ -102,6 +104,10 @@ impl BridgeMetrics {
             )?,
             fenced: gauge("fenced", "1 while the node is cut off from all others and takes no clients.")?,
             fences: counter("fences_total", "Times that the node was cut off and closed its clients.")?,
+            members_unanswered: counter(
+                "members_unanswered_total",
+                "Questions for the members of a room that were dropped because too many waited.",
+            )?,
             to_room: deliveries.with_label_values(&["room"]),
             to_user: deliveries.with_label_values(&["user"]),
             to_all: deliveries.with_label_values(&["broadcast"]),
