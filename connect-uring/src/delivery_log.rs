@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use connect_core::DropReason;
-use telemetry::LineBudget;
+use telemetry::PerSecond;
 
 use crate::open_deliveries::Done;
 
@@ -14,12 +14,12 @@ const INFO_LINES_PER_SECOND: u32 = 100;
 
 /// Logs deliveries.
 #[derive(Debug)]
-pub(crate) struct DeliveryLog(LineBudget);
+pub(crate) struct DeliveryLog(PerSecond);
 
 impl DeliveryLog {
     /// With nothing logged yet.
     pub(crate) fn new() -> Self {
-        Self(LineBudget::new(INFO_LINES_PER_SECOND))
+        Self(PerSecond::new(INFO_LINES_PER_SECOND))
     }
 
     /// Whether a line would be written at all: what it would say need not be kept otherwise.

@@ -35,6 +35,32 @@ impl DeliveryTrace {
         self.writes.push((write, now));
     }
 
+    /// The push is not valid, and nobody gets it.
+    pub(crate) fn refused(self: Box<Self>, traces: &Traces) {
+        self.fail("invalid", traces);
+    }
+
+    /// The stream that it came by is gone before all had reported: nobody waits for what is still to be said.
+    pub(crate) fn forgotten(self: Box<Self>, traces: &Traces) {
+        self.fail("stream lost", traces);
+    }
+
+    fn fail(self: Box<Self>, why: &'static str, traces: &Traces) {
+        let Self { mut span, writes, .. } = *self;
+        for (write, end) in writes {
+            traces.end_at(write, end);
+        }
+        span.fail(why);
+        traces.end(span);
+    }
+
+    /// No report was asked for: what the shards do with it is not told.
+    pub(crate) fn unreported(self: Box<Self>, traces: &Traces) {
+        let Self { mut span, .. } = *self;
+        span.event("handed to the shards, which do not report", Vec::new());
+        traces.end(span);
+    }
+
     /// All have reported now.
     pub(crate) fn end(self, counts: &Counts, now: Instant, traces: &Traces) {
         let Self { mut span, writes, .. } = self;

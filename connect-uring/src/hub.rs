@@ -113,7 +113,7 @@ impl Hub {
     /// A join has to be known before its answer comes.
     fn note(&self, event: &ControlEvent) {
         match event {
-            ControlEvent::Join { session, probe: false } => {
+            ControlEvent::Join { session, probe: false, .. } => {
                 self.interest.asked(session.session, &session.user, session.rooms.first());
             }
             ControlEvent::End { session } => self.interest.ended(*session),

@@ -18,6 +18,7 @@ use ringcast_proto::pubsub::{
     NodeDeregister, NodeHeartbeat, NodeMessage, NodeRegister, SessionBatch, SessionCommandResult, SessionEnd,
     SessionEvent, SessionJoin, SessionSnapshot, SessionState,
 };
+use telemetry::Traces;
 use tokio::time::Instant;
 
 use crate::join_traces::JoinTraces;
@@ -109,7 +110,7 @@ impl LinkState {
             next_command: 0,
             overrun: false,
             writer: None,
-            traces: JoinTraces::default(),
+            traces: JoinTraces::new(Traces::off()),
         }
     }
 
@@ -192,8 +193,8 @@ impl LinkState {
             }
             ControlEvent::Join { .. } | ControlEvent::End { .. } if early || !self.registered => {}
             event => {
-                if let ControlEvent::Join { session, probe: false } = &event {
-                    self.traces.asked(session.session);
+                if let ControlEvent::Join { session, probe: false, traceparent } = &event {
+                    self.traces.asked(session.session, traceparent.as_deref());
                 }
                 self.events.push_back(event);
                 self.overrun |= self.events.len() > MAX_WAITING;
@@ -362,7 +363,7 @@ fn take_batch(sessions: &mut impl Iterator<Item = SessionState>) -> Vec<SessionS
 
 fn session_event(event: ControlEvent, traces: &JoinTraces) -> SessionEvent {
     let event = match event {
-        ControlEvent::Join { session, probe } => {
+        ControlEvent::Join { session, probe, .. } => {
             let traceparent = if probe { String::new() } else { traces.traceparent(session.session) };
             Event::Join(SessionJoin { session: Some(session_state(&session)), probe, traceparent })
         }

@@ -217,14 +217,14 @@ impl OpenDeliveries {
         }
     }
 
-    /// The stream is gone: forgets what is open on it, and says how many deliveries that were.
-    pub(crate) fn forget(&mut self, stream: StreamId) -> usize {
-        let Some(mut state) = self.streams.remove(&stream) else { return 0 };
+    /// The stream is gone: gives back what was open on it.
+    pub(crate) fn forget(&mut self, stream: StreamId) -> Vec<Told> {
+        let Some(mut state) = self.streams.remove(&stream) else { return Vec::new() };
         state.wake_reader();
-        if state.open > 0 {
-            self.open.retain(|_, open| open.stream != stream);
+        if state.open == 0 {
+            return Vec::new();
         }
-        state.open
+        self.open.extract_if(|_, open| open.stream == stream).map(|(_, open)| open.told).collect()
     }
 
     /// Whether more may be read of the stream: waits while too much is open; `false` when it is over.
@@ -342,7 +342,7 @@ mod tests {
         let (gone, stays) = (open.open_stream().unwrap(), open.open_stream().unwrap());
         let lost = open.begin(gone, 1, 1, Instant::now(), Told::default());
         let kept = open.begin(stays, 1, 1, Instant::now(), Told::default());
-        assert_eq!(open.forget(gone), 1);
+        assert_eq!(open.forget(gone).len(), 1);
         assert!(open.report(0, &report(lost, 1, 1), Instant::now()).is_none());
         assert!(open.report(0, &report(kept, 1, 1), Instant::now()).is_some());
         assert_eq!(next(&mut open, stays).len(), 1);

@@ -185,6 +185,9 @@ impl PushIntake {
                     if wanted {
                         open.answer_empty(stream, id);
                     }
+                    if let Some(trace) = told.trace {
+                        trace.refused(&self.parts.traces);
+                    }
                     continue;
                 };
                 self.parts.metrics.count_delivery(&target);
@@ -199,8 +202,14 @@ impl PushIntake {
                     }
                     continue;
                 };
-                let id =
-                    if wanted { open.begin(stream, id, shards.len(), received, told) } else { open.number() };
+                let id = if wanted {
+                    open.begin(stream, id, shards.len(), received, told)
+                } else {
+                    if let Some(trace) = told.trace {
+                        trace.unreported(&self.parts.traces);
+                    }
+                    open.number()
+                };
                 let report_by_ms = wanted.then(|| now_ms + u64::from(deadline_ms));
                 let delivery = Delivery { id, target, exclude, frame, report_by_ms, shed: false };
                 for shard in asked {
@@ -321,7 +330,10 @@ impl Drop for Outcomes {
         self.reader.abort();
         let mut open = self.intake.open();
         let forgotten = open.forget(self.stream);
-        self.intake.parts.metrics.deliveries_forgotten.inc_by(forgotten as u64);
+        self.intake.parts.metrics.deliveries_forgotten.inc_by(forgotten.len() as u64);
+        for trace in forgotten.into_iter().filter_map(|told| told.trace) {
+            trace.forgotten(&self.intake.parts.traces);
+        }
         self.intake.show(&open);
         self.intake.gone.notify_one();
     }

@@ -143,7 +143,8 @@ impl ShardDriver {
         for (session, request) in self.outputs.http.drain(..) {
             self.intake.answer(session, Answer::Http(self.status.answer(request)));
         }
-        let joins = self.intake.controller_reachable && self.backlog.len() < BACKLOG_OF_JOINS;
+        let behind = self.backlog.len() >= BACKLOG_OF_JOINS;
+        let joins = self.intake.controller_reachable && !behind;
         for event in self.outputs.control.drain(..) {
             match event {
                 ControlEvent::Join { session, .. } if !joins => {
@@ -153,9 +154,13 @@ impl ShardDriver {
                 event => self.backlog.push_back(FromShard::Control(event)),
             }
         }
-        // A bridge that is behind is not asked for what can be asked again.
-        let questions = self.outputs.members.drain(..).filter(|_| joins);
-        self.backlog.extend(questions.map(|(session, room)| FromShard::Members(session, room)));
+        for (session, room) in self.outputs.members.drain(..) {
+            // A bridge that is behind is not asked for what can be asked again.
+            match behind {
+                true => self.counters.members_unasked += 1,
+                false => self.backlog.push_back(FromShard::Members(session, room)),
+            }
+        }
         self.backlog.extend(self.outputs.census.drain(..).map(FromShard::Census));
         self.backlog.extend(self.outputs.reports.drain(..).map(FromShard::Report));
         // Behind the census: a mark says that all which came of the words before it has been told.

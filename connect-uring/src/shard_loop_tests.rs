@@ -73,7 +73,7 @@ impl Rig {
     async fn until<T>(&mut self, mut wanted: impl FnMut(&FromShard) -> Option<T>) -> T {
         loop {
             while let Some(word) = self.waiting.pop_front() {
-                if let FromShard::Control(ControlEvent::Join { session, probe: false }) = &word {
+                if let FromShard::Control(ControlEvent::Join { session, probe: false, .. }) = &word {
                     let (session, decision) = (session.session, JoinDecision::Accepted);
                     self.to_shard.push(ToShard::JoinAnswered { session, decision }).unwrap();
                 }

@@ -42,7 +42,7 @@ const fn total(name: &'static str, help: &'static str, value: Value) -> Row {
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 37] = [
+const ROWS: [Row; 38] = [
     gauge("connections", "Connections, by shard.", Value::ByShard(|f| f.core.connections)),
     gauge("sessions_joined", "Sessions that are live in the presence, by shard.", Value::ByShard(|f| f.core.joined)),
     gauge("sessions_echoing", "WebSockets on /echo.", Value::Sum(|f| f.core.echoing)),
@@ -77,6 +77,8 @@ const ROWS: [Row; 37] = [
         Value::ByShard(|f| f.driver.backlog)),
     total("joins_unavailable_total", "Joins answered 503 because no controller is there or the bridge is behind.",
         Value::Sum(|f| f.driver.joins_unavailable)),
+    total("members_unasked_total", "Questions for the members of a room that were dropped because the bridge is behind.",
+        Value::Sum(|f| f.driver.members_unasked)),
     total("accept_errors_total", "Accepts that failed for want of descriptors or memory.", Value::Sum(|f| f.driver.accept_errors)),
     total("loop_turns_total", "Turns of the shards' loops, by shard.", Value::ByShard(|f| f.driver.turns)),
     total("loop_sleeps_total", "Times that a shard's loop slept, by shard.", Value::ByShard(|f| f.driver.sleeps)),

@@ -38,6 +38,8 @@ pub(crate) struct DriverCounters {
     pub(crate) accept_errors: u64,
     /// Joins answered 503 here: no controller, or the bridge is behind.
     pub(crate) joins_unavailable: u64,
+    /// Questions for the members of a room that were dropped because the bridge is behind.
+    pub(crate) members_unasked: u64,
     /// Gauge: items for the bridge that its lane had no room for.
     pub(crate) backlog: u64,
 }
@@ -131,8 +133,18 @@ impl ShardFigures {
         let io =
             [sockets, writes_in_flight, receives, sends, enters, polls_rearmed, completion_overflows, stale];
         io.into_iter().for_each(&mut visit);
-        let DriverCounters { turns, sleeps, dozes, accept_errors, joins_unavailable, backlog } = driver;
-        [turns, sleeps, dozes, accept_errors, joins_unavailable, backlog].into_iter().for_each(visit);
+        let DriverCounters {
+            turns,
+            sleeps,
+            dozes,
+            accept_errors,
+            joins_unavailable,
+            members_unasked,
+            backlog,
+        } = driver;
+        [turns, sleeps, dozes, accept_errors, joins_unavailable, members_unasked, backlog]
+            .into_iter()
+            .for_each(visit);
     }
 }
 

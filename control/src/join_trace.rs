@@ -12,7 +12,7 @@ use telemetry::{Kind, Span, Traces};
 
 use crate::presence::LinkRef;
 
-/// Joins that are traced at a time; further ones are not, in a storm.
+/// Joins that are traced at a time; further ones are left out and counted, in a storm.
 const MAX_OPEN: usize = 1024;
 
 /// What a join waits for.
@@ -65,11 +65,10 @@ impl JoinTraces {
 
     /// A session asks to join, of a trace that the node told of.
     pub(crate) fn asked(&mut self, at: LinkRef, session: SessionId, traceparent: &str) {
-        if traceparent.is_empty() || self.open.len() >= MAX_OPEN {
-            return;
-        }
-        if let Some(span) = self.traces.join("JoinRoom", Kind::Server, traceparent) {
-            self.open.insert((at, session), Open { span, step: None });
+        let Some(span) = self.traces.join("JoinRoom", Kind::Server, traceparent) else { return };
+        match self.open.len() < MAX_OPEN {
+            true => drop(self.open.insert((at, session), Open { span, step: None })),
+            false => self.traces.leave_out(),
         }
     }
 

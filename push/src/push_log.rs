@@ -2,7 +2,7 @@
 //!
 //! Owns: how many lines a second are affordable. Must not: log a payload, a room, a user or metadata.
 
-use telemetry::LineBudget;
+use telemetry::PerSecond;
 
 use crate::answer::Finished;
 
@@ -11,12 +11,12 @@ const INFO_LINES_PER_SECOND: u32 = 100;
 
 /// Logs pushes.
 #[derive(Debug)]
-pub(crate) struct PushLog(LineBudget);
+pub(crate) struct PushLog(PerSecond);
 
 impl PushLog {
     /// With nothing logged yet.
     pub(crate) fn new() -> Self {
-        Self(LineBudget::new(INFO_LINES_PER_SECOND))
+        Self(PerSecond::new(INFO_LINES_PER_SECOND))
     }
 
     /// Logs what became of a push.

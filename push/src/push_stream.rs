@@ -9,6 +9,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use ringcast_proto::pubsub::{PushStreamRequest, PushStreamResponse, StreamedPush, StreamedResult};
@@ -36,6 +37,9 @@ const CHUNK: usize = 64;
 
 /// How many results one message carries at most.
 const MAX_RESULTS: usize = 1024;
+
+/// How long a stream that is ended from here is read on.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The results of a stream.
 pub(crate) type Results = Pin<Box<dyn Stream<Item = Result<PushStreamResponse, Status>> + Send>>;
@@ -65,9 +69,9 @@ impl Intake {
         let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         let reader = Reader { intake: self.clone(), requests, results: sender, room: room.clone() };
         self.tasks.spawn(async move {
-            if let Err(status) = reader.run().await {
-                drop(fail.send(status));
-            }
+            let Err((status, unread)) = reader.run().await else { return };
+            drop(fail.send(status));
+            linger(unread).await;
         });
         self.metrics.streams.inc();
         let writer = Writer { results, failed: Some(failed), room, metrics: self.metrics.clone() };
@@ -84,13 +88,20 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self) -> Result<(), Status> {
+    /// Reads to the end of the stream. Where it is ended from here: why, and what is still to be read of it.
+    async fn run(mut self) -> Result<(), (Status, Streaming<PushStreamRequest>)> {
         loop {
             let message = tokio::select! {
-                () = self.intake.stop.cancelled() => return Err(Refusal::stopping().into_status()),
-                message = self.requests.message() => message?,
+                () = self.intake.stop.cancelled() => {
+                    return Err((Refusal::stopping().into_status(), self.requests));
+                }
+                message = self.requests.message() => message,
             };
-            let Some(message) = message else { return Ok(()) };
+            let message = match message {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(status) => return Err((status, self.requests)),
+            };
             let mut pushes = message.pushes.into_iter();
             let mut left = MAX_PER_MESSAGE;
             while pushes.len() > 0 {
@@ -129,6 +140,13 @@ impl Reader {
         drop(refused);
         self.intake.dispatch.accept(good);
     }
+}
+
+/// Reads on for a while what is not taken any more. A connection that is closed over unread bytes is reset
+/// (RFC 9293, 3.10.7.1), and its caller would lose the results, and the reason, that it has not read yet.
+async fn linger(mut unread: Streaming<PushStreamRequest>) {
+    let to_the_end = async { while let Ok(Some(_)) = unread.message().await {} };
+    let _ = tokio::time::timeout(LINGER, to_the_end).await;
 }
 
 struct Writer {

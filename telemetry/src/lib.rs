@@ -1,4 +1,4 @@
-//! How services are watched from outside: traces over OTLP/HTTP, a budget for the log lines that traffic causes, and the
+//! How services are watched from outside: traces over OTLP/HTTP, a budget for what traffic may cause a second, and the
 //! word to the service manager that started them.
 //!
 //! Owns: what OpenTelemetry's `OTEL_*` variables mean here, the W3C trace context, the exporter and its thread, systemd's
@@ -6,7 +6,7 @@
 //! Talks to: each service, which begins and ends spans of what it does; `settings`, whose errors it uses.
 
 mod context;
-mod line_budget;
+mod per_second;
 mod sampler;
 mod service_manager;
 mod span;
@@ -14,7 +14,7 @@ mod traces;
 mod variables;
 
 pub use context::{TRACEPARENT, TraceParent};
-pub use line_budget::LineBudget;
+pub use per_second::PerSecond;
 pub use service_manager::{ServiceManager, keep_alive};
 pub use span::{Kind, Span, attribute};
 pub use traces::{TraceSource, Traces};

@@ -78,7 +78,7 @@ impl Traces {
             &["result"],
         )
         .map_err(|error| wrong(&error))?;
-        for result in ["ended", "exported", "failed"] {
+        for result in ["ended", "exported", "failed", "left_out"] {
             spans.with_label_values(&[result]);
         }
         let exporter = Counted {
@@ -136,6 +136,13 @@ impl Traces {
         self.0.as_ref()?;
         let always = Sampler { ratio: 1.0, parent_based: false };
         always.draw().map(|trace| Span::root(trace, name, kind))
+    }
+
+    /// A sampled trace is not followed here: too many are under way.
+    pub fn leave_out(&self) {
+        if let Some(live) = &self.0 {
+            live.spans.with_label_values(&["left_out"]).inc();
+        }
     }
 
     /// A span ends now.

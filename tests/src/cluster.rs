@@ -68,6 +68,8 @@ pub struct ClusterPlan {
     pub etcd_quota: Option<u64>,
     /// The place of a node in a network of its own.
     pub isolated: Option<usize>,
+    /// More variables of all services.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Default for ClusterPlan {
@@ -79,6 +81,7 @@ impl Default for ClusterPlan {
             redis: RedisPlan::One,
             etcd_quota: None,
             isolated: None,
+            variables: Vec::new(),
         }
     }
 }
@@ -195,7 +198,9 @@ impl Cluster {
     }
 
     fn launch(&self, binary: &'static str, id: &str, config: &str, ports: [u16; 3]) -> Service {
-        Service::launch(self.folder.path(), binary, id, config, ports, |_| {})
+        Service::launch(self.folder.path(), binary, id, config, ports, |command| {
+            command.envs(self.plan.variables.iter().cloned());
+        })
     }
 
     /// The folder of its files.
@@ -269,8 +274,10 @@ impl Cluster {
     pub fn restart(&mut self, part: Part) {
         let (folder, isolated) = (self.folder.path().to_owned(), self.isolated.as_ref());
         let inside = isolated.filter(|isolated| part == Part::Node(isolated.place)).map(Isolated::entry);
+        let variables = self.plan.variables.clone();
         let service = self.part(part);
         *service = service.again(&folder, |command| {
+            command.envs(variables);
             if let Some(entry) = inside {
                 entry.enter(command);
             }

@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cluster")]
 pub mod cluster;
+pub mod collector;
 pub mod grpc;
 pub mod http;
 pub mod member;

@@ -91,6 +91,10 @@ fn overlays_render_and_validate_and_their_parts_fit_together() {
         let all = documents(&text);
         let workloads: Vec<&Value> = all.iter().filter(|one| !pod(one).is_null()).collect();
         assert_eq!(workloads.len(), 3, "{overlay}: controllers, push managers and nodes");
+        for one in all.iter().filter(|one| one["kind"] != "Namespace") {
+            // Without one it lands wherever the caller happens to be, and nothing there finds it.
+            assert_eq!(one["metadata"]["namespace"], "ringcast", "{overlay}: {one}");
+        }
         for workload in workloads {
             restricted(pod(workload));
             probed(pod(workload));
@@ -231,6 +235,8 @@ fn the_seccomp_profile_is_narrow_and_every_service_runs_under_it() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("PermissionError"), "{said}");
     assert!(!said.contains("left out"), "the profile has a name that is none: {said}");
+    let fork = under(&profile, &python).args(["-c", "import os; os.fork()"]).output().unwrap();
+    assert!(!fork.status.success(), "a service makes threads, and no processes");
     serve(|_| profile.clone());
 }
 

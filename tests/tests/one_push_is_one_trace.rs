@@ -2,14 +2,14 @@
 //! socket, with the reason of what was dropped; a sampled join likewise. An independent decoder reads what is exported.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
-use std::collections::HashMap;
 use std::process::Command;
 use std::time::Duration;
 
 use loadgen::{Fleet, FleetPlan, Leave};
-use ringcast_tests::{Kind, Members, Process, System, SystemPlan, Variant, eventually, place};
-use serde::Deserialize;
+use ringcast_tests::collector::{Collector, Span, children, only};
+use ringcast_tests::{Kind, Members, System, SystemPlan, Variant, eventually, place};
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 /// How long spans may take to be exported.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -17,103 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What may wait for one session: about ten of the pushes that drop something.
 const QUEUED_BYTES: &str = "queued_bytes: 163840";
 
-/// A span, as the collector prints it.
-#[derive(Debug, Clone, Deserialize)]
-struct Span {
-    resource: HashMap<String, Value>,
-    name: String,
-    trace_id: String,
-    span_id: String,
-    parent_span_id: String,
-    start: u64,
-    end: u64,
-    attributes: HashMap<String, Value>,
-    events: Vec<Event>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Event {
-    name: String,
-    attributes: HashMap<String, Value>,
-}
-
-impl Span {
-    fn service(&self) -> &str {
-        self.resource["service.name"].as_str().unwrap()
-    }
-
-    fn number(&self, attribute: &str) -> u64 {
-        self.attributes[attribute].as_u64().unwrap()
-    }
-
-    /// How many sessions were dropped, by reason.
-    fn dropped(&self) -> Vec<(&str, u64)> {
-        let dropped = self.events.iter().filter(|event| event.name == "dropped");
-        dropped
-            .map(|event| {
-                let sessions = event.attributes["sessions"].as_u64().unwrap();
-                (event.attributes["reason"].as_str().unwrap(), sessions)
-            })
-            .collect()
-    }
-}
-
-struct Collector {
-    process: Process,
-    endpoint: String,
-}
-
-impl Collector {
-    async fn start() -> Self {
-        let mut command = Command::new(place::python());
-        command.arg(place::client_script("otlp_collector.py"));
-        let process = Process::start("collector", &mut command);
-        let port = eventually("the collector listens", PATIENCE, async || {
-            let out = process.stdout();
-            let line = out.lines().next().ok_or("nothing yet")?;
-            serde_json::from_str::<Value>(line).ok().and_then(|line| line["port"].as_u64()).ok_or("no port")
-        })
-        .await;
-        Self { process, endpoint: format!("http://127.0.0.1:{port}") }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let out = self.process.stdout();
-        // The last line may not be whole yet.
-        let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// The trace, once it has so many spans of this name.
-    async fn trace(&self, id: &str, name: &str, count: usize) -> Vec<Span> {
-        eventually(&format!("{count} spans {name} of {id}"), PATIENCE, async || {
-            let spans: Vec<Span> = self.spans().into_iter().filter(|span| span.trace_id == id).collect();
-            let found = spans.iter().filter(|span| span.name == name).count();
-            let root = spans.iter().any(|span| span.parent_span_id.is_empty());
-            if found == count && root { Ok(spans) } else { Err(format!("{spans:#?}")) }
-        })
-        .await
-    }
-}
-
-fn only<'a>(spans: &'a [Span], service: &str, name: &str) -> &'a Span {
-    let found: Vec<&Span> =
-        spans.iter().filter(|span| span.service() == service && span.name == name).collect();
-    assert_eq!(found.len(), 1, "{service} {name}: {spans:#?}");
-    found[0]
-}
-
-fn children<'a>(spans: &'a [Span], parent: &Span) -> Vec<&'a Span> {
-    spans.iter().filter(|span| span.parent_span_id == parent.span_id).collect()
-}
-
 async fn traced(nodes: usize) -> (Collector, System) {
+    sampled(nodes, "parentbased_always_on").await
+}
+
+async fn sampled(nodes: usize, sampler: &str) -> (Collector, System) {
     let collector = Collector::start().await;
-    let plan = SystemPlan::nodes(nodes)
-        .limit(QUEUED_BYTES)
-        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint)
-        .variable("OTEL_TRACES_SAMPLER", "parentbased_always_on")
-        .variable("OTEL_BSP_SCHEDULE_DELAY", "100");
+    let mut plan = SystemPlan::nodes(nodes).limit(QUEUED_BYTES);
+    for (key, value) in collector.variables(sampler) {
+        plan = plan.variable(&key, &value);
+    }
     (collector, System::start(plan).await)
 }
 
@@ -231,4 +144,46 @@ async fn a_join_is_one_trace_down_to_the_store() {
     let awaited = only(&spans, "controller-manager", "await acknowledgements");
     assert_eq!(awaited.parent_span_id, decided.span_id);
     assert!(read.end <= awaited.start, "{spans:#?}");
+}
+
+/// Joins of clients that want to be traced: more than are traced in the time that they take.
+const JOINS: usize = 100;
+
+/// A trace that a client, or a proxy before the node, has begun.
+const BY_CLIENT: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_goes_on_with_its_clients_trace_and_clients_cannot_fill_the_collector() {
+    if Variant::from_env() != Variant::IoUring {
+        return;
+    }
+    // Without a client's word no join is traced.
+    let (collector, system) = sampled(1, "parentbased_always_off").await;
+    let mut members = Members::default();
+    let _untraced = members.join(Kind::Tungstenite, system.nodes[0].http, "user", "hall").await;
+    let mut clients = Vec::new();
+    let begun = std::time::Instant::now();
+    for number in 0..JOINS {
+        let url = format!("ws://{}/ws?user_id=user-{number}&room_id=hall", system.nodes[0].http);
+        let mut request = url.into_client_request().unwrap();
+        let header = format!("00-{}-{}-01", BY_CLIENT.0, BY_CLIENT.1);
+        request.headers_mut().insert("traceparent", header.parse().unwrap());
+        clients.push(tokio_tungstenite::connect_async(request).await.unwrap());
+    }
+    let seconds = begun.elapsed().as_secs() as usize + 2;
+    let joins =
+        |spans: &[Span]| -> Vec<Span> { spans.iter().filter(|span| span.name == "join").cloned().collect() };
+    let spans = eventually("ten joins are told of", PATIENCE, async || {
+        let spans = collector.spans();
+        let decided = spans.iter().filter(|span| span.name == "JoinRoom").count();
+        if decided >= 10 && decided == joins(&spans).len() { Ok(spans) } else { Err(format!("{spans:#?}")) }
+    })
+    .await;
+    let joins = joins(&spans);
+    assert!(joins.len() <= 10 * seconds && joins.len() < JOINS, "{} in {seconds} s", joins.len());
+    for join in &joins {
+        assert_eq!((&join.trace_id[..], &join.parent_span_id[..]), BY_CLIENT);
+        let [decided] = children(&spans, join)[..] else { panic!("one step of the controller: {spans:#?}") };
+        assert_eq!((decided.service(), &decided.name[..]), ("controller-manager", "JoinRoom"));
+    }
 }

@@ -239,6 +239,8 @@ pub enum ControlEvent {
         session: SessionInfo,
         /// Only asks what the decision would be (a GET without Upgrade).
         probe: bool,
+        /// Of which trace it is a part, as the client said; nobody has checked it.
+        traceparent: Option<Box<str>>,
     },
     /// A session that asked to join has ended; once for each.
     End {

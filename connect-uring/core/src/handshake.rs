@@ -14,6 +14,9 @@ pub use crate::response::{JSON, Refusal, http_response};
 /// The most headers of a request.
 const MAX_HEADERS: usize = 64;
 
+/// The longest `traceparent` that is read; one of today's version has 55 bytes.
+const MAX_TRACEPARENT_BYTES: usize = 128;
+
 /// What has come of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
@@ -37,6 +40,8 @@ pub struct Request {
     pub path: RequestPath,
     /// The answer to its upgrade; `None`: it is plain HTTP. Always `None` where there is no WebSocket.
     pub upgrade: Option<AcceptKey>,
+    /// Of which trace an upgrade is a part: its `traceparent` as it came (W3C Trace Context, 3.2).
+    pub traceparent: Option<Box<str>>,
 }
 
 /// What is asked for.
@@ -50,7 +55,6 @@ pub enum RequestPath {
     Health,
     /// `/stats`.
     Stats,
-    /// `/nodes`.
     /// `GET /nodes`; `choosing`: by a client that goes to the first of them.
     Nodes {
         /// See there.
@@ -142,7 +146,14 @@ fn judge(request: &httparse::Request<'_, '_>) -> Result<Request, Refusal> {
         "/" | "/client.html" => RequestPath::Page,
         _ => RequestPath::Unknown,
     };
-    Ok(Request { path, upgrade })
+    let traceparent = upgrade.and_then(|_| read_traceparent(&headers));
+    Ok(Request { path, upgrade, traceparent })
+}
+
+/// A header that came more than once, or is longer than any, is none.
+fn read_traceparent(headers: &Headers<'_>) -> Option<Box<str>> {
+    let value = headers.only("traceparent").filter(|value| value.len() <= MAX_TRACEPARENT_BYTES)?;
+    std::str::from_utf8(value).ok().map(Box::from)
 }
 
 /// A body on a GET is how requests are smuggled past a proxy: none is taken.
@@ -336,6 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn the_trace_of_an_upgrade_is_read_as_it_came_within_a_bound() {
+        let traced = |lines: &str| {
+            let upgrade = upgrade("", "").replacen("Upgrade:", &format!("{lines}Upgrade:"), 1);
+            accepted(upgrade).traceparent
+        };
+        assert_eq!(traced(""), None);
+        assert_eq!(traced("TraceParent:  00-ab-cd-01 \r\n").as_deref(), Some("00-ab-cd-01"));
+        assert_eq!(traced("traceparent: a\r\ntraceparent: b\r\n"), None);
+        let longest = "a".repeat(MAX_TRACEPARENT_BYTES);
+        assert_eq!(traced(&format!("traceparent: {longest}\r\n")).as_deref(), Some(&longest[..]));
+        assert_eq!(traced(&format!("traceparent: {longest}a\r\n")), None);
+        assert_eq!(accepted(get("/health")).traceparent, None);
+    }
+
+    #[test]
     fn what_is_behind_the_head_are_the_first_frames() {
         let head = upgrade("", "");
         let bytes = [head.as_bytes(), b"\x81\x80\r\n\r\n"].concat();
@@ -400,7 +426,7 @@ mod tests {
     #[test]
     fn without_an_upgrade_header_a_request_is_plain_http() {
         let request = accepted(upgrade("Upgrade", ""));
-        assert!(matches!(request, Request { path: RequestPath::WebSocket(_), upgrade: None }));
+        assert!(matches!(request, Request { path: RequestPath::WebSocket(_), upgrade: None, .. }));
         for (target, path) in [
             ("/echo", RequestPath::Echo),
             ("/health", RequestPath::Health),
@@ -420,12 +446,12 @@ mod tests {
             ("http://h", RequestPath::Page),
             ("ws://h?x=1", RequestPath::Page),
         ] {
-            assert_eq!(accepted(get(target)), Request { path, upgrade: None }, "{target}");
+            assert_eq!(accepted(get(target)), Request { path, upgrade: None, traceparent: None }, "{target}");
         }
         assert_eq!(refused(get("*")), is(400, "bad_target"));
         assert_eq!(refused(get("health")), is(400, "bad_target"));
         let h2c = "GET /health HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n";
-        assert_eq!(accepted(h2c), Request { path: RequestPath::Health, upgrade: None });
+        assert_eq!(accepted(h2c), Request { path: RequestPath::Health, upgrade: None, traceparent: None });
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub(crate) struct Asked {
     pub(crate) query: JoinQuery,
     /// The upgrade; `None`: a probe.
     pub(crate) upgrade: Option<AcceptKey>,
+    /// Of which trace it is a part, as the client said.
+    pub(crate) traceparent: Option<Box<str>>,
     /// What came behind the request.
     pub(crate) early: Vec<u8>,
 }

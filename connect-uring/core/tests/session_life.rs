@@ -436,7 +436,7 @@ fn a_snapshot_comes_in_parts_with_the_open_joins_behind_it() {
     let [
         ControlEvent::Snapshot { sessions: first, last: false },
         ControlEvent::Snapshot { sessions: second, last: true },
-        ControlEvent::Join { session, probe: false },
+        ControlEvent::Join { session, probe: false, .. },
     ] = &bench.out.control[..]
     else {
         panic!("two parts and a join")

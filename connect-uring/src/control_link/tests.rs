@@ -136,7 +136,7 @@ fn info(shard: u16, slot: u32) -> SessionInfo {
 }
 
 fn join(shard: u16, slot: u32) -> ControlEvent {
-    ControlEvent::Join { session: info(shard, slot), probe: false }
+    ControlEvent::Join { session: info(shard, slot), probe: false, traceparent: None }
 }
 
 fn snapshot(sessions: Vec<SessionInfo>) -> ControlEvent {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::delivery::Parcel;
 use crate::event::{ControlEvent, HttpAnswer, HttpRequest, JoinDecision, Outputs, SessionInfo};
 use crate::handshake::{
-    AcceptKey, Head, JoinQuery, Refusal, Request, RequestPath, http_response, read_head, switching_protocols,
+    AcceptKey, Head, Refusal, Request, RequestPath, http_response, read_head, switching_protocols,
 };
 use crate::session::{Asked, Phase};
 use crate::shard::Shard;
@@ -59,9 +59,10 @@ impl Shard {
         match read_head(head, self.limits.head_bytes) {
             Head::Incomplete => self.table[slot].phase = Phase::Head(Some(Box::new(head.to_vec()))),
             Head::Refused(refusal) => self.refuse(slot, refusal, out),
-            Head::Request { request: Request { path, upgrade }, consumed } => match path {
+            Head::Request { request: Request { path, upgrade, traceparent }, consumed } => match path {
                 RequestPath::WebSocket(query) => {
-                    self.ask_to_join(slot, query, upgrade, &head[consumed..], out)
+                    let asked = Asked { query, upgrade, traceparent, early: head[consumed..].to_vec() };
+                    self.ask_to_join(slot, asked, out)
                 }
                 RequestPath::Echo => self.open_echo(slot, upgrade, &head[consumed..], out),
                 RequestPath::Health => self.ask_driver(slot, HttpRequest::Health, out),
@@ -75,25 +76,19 @@ impl Shard {
         }
     }
 
-    fn ask_to_join(
-        &mut self,
-        slot: u32,
-        query: JoinQuery,
-        upgrade: Option<AcceptKey>,
-        early: &[u8],
-        out: &mut Outputs,
-    ) {
+    fn ask_to_join(&mut self, slot: u32, mut asked: Asked, out: &mut Outputs) {
         if self.turn_away(slot, out) {
             return;
         }
-        if upgrade.is_some() && early.len() > self.limits.early_bytes {
+        if asked.upgrade.is_none() {
+            asked.early = Vec::new();
+        } else if asked.early.len() > self.limits.early_bytes {
             let told = Refusal::new(400, "too_early", "wait for the 101 before sending that much");
             self.refuse(slot, told, out);
             return;
         }
-        let early = if upgrade.is_some() { early.to_vec() } else { Vec::new() };
         self.counters.joins_asked += 1;
-        self.table[slot].phase = Phase::Asked(Box::new(Asked { query, upgrade, early }));
+        self.table[slot].phase = Phase::Asked(Box::new(asked));
         out.control.extend(self.join_event(slot));
         self.arm(slot, self.limits.join_ms);
     }
@@ -110,7 +105,8 @@ impl Shard {
             metadata: asked.query.metadata.clone(),
             connected_unix_ms: session.connected_unix_ms,
         };
-        Some(ControlEvent::Join { session: info, probe: asked.upgrade.is_none() })
+        let traceparent = asked.traceparent.clone();
+        Some(ControlEvent::Join { session: info, probe: asked.upgrade.is_none(), traceparent })
     }
 
     /// The controller's answer, or the bridge's in its stead.
@@ -125,7 +121,7 @@ impl Shard {
             return;
         }
         let Phase::Asked(asked) = std::mem::replace(phase, Phase::Ended) else { return };
-        let Asked { query, upgrade, early } = *asked;
+        let Asked { query, upgrade, early, .. } = *asked;
         let Some(upgrade) = upgrade else {
             // Put back for its end to be the end of a probe, of which the controller hears nothing.
             self.table[slot].phase = Phase::Asking;

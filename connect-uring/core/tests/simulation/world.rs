@@ -257,7 +257,7 @@ impl World {
             ControlEvent::Join { session, .. } if context == Context::Snapshot => {
                 self.asked_again.push(session)
             }
-            ControlEvent::Join { session, probe } => {
+            ControlEvent::Join { session, probe, .. } => {
                 let peer = self.peer(session.session);
                 assert!(std::mem::replace(&mut peer.must_ask, false), "a join is asked for once");
                 assert_eq!(probe, peer.kind == Kind::Probe);
