@@ -1,5 +1,5 @@
-//! Promise: `ringcast --nodes 4` says what to open and what to type, serves on the documented ports, pushes across its
-//! nodes, keeps its rooms in the folder it was given, and ends by Ctrl+C with 1012 for each client and code 0.
+//! Promise: `ringcast --nodes 4` says what to open and what to type, serves on the documented ports, names its nodes to
+//! clients so that they spread evenly, pushes across them, keeps its rooms in the folder it was given, and ends by Ctrl+C with 1012 for each client and code 0.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use ringcast_tests::{Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
+use ringcast_tests::{Event, Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
 
 const NODES: u16 = 4;
 /// By the document: the first three as in the quick start, the fourth at 9091 + 4.
@@ -56,12 +56,38 @@ async fn push_across_the_nodes(folder: &Path) {
         assert_eq!(person.push().await.unwrap().content, b"Hello everyone!");
     }
 
+    twelve_clients_spread_evenly(&mut members).await;
+
     ringcast.signal(libc::SIGINT);
     for person in &mut people {
         assert_eq!(person.closed().await.unwrap().0, 1012);
     }
     assert_eq!(ringcast.wait(READY).code(), Some(0));
     assert!(folder.join("data").read_dir().unwrap().next().is_some(), "the folder holds the rooms");
+}
+
+/// Each goes to the node that `/nodes` names first when it asks.
+async fn twelve_clients_spread_evenly(members: &mut Members) {
+    let nodes = |path| http::get(local(8080), path).and_then(|answer| answer.json());
+    eventually("the node knows of all four", READY, async || {
+        let list = nodes("/nodes").map_err(|error| error.to_string())?;
+        let all = list["nodes"].as_array().is_some_and(|nodes| nodes.len() == usize::from(NODES));
+        if all { Ok(()) } else { Err(list.to_string()) }
+    })
+    .await;
+    let mut clients = Vec::new();
+    for number in 0..3 * NODES {
+        let list = nodes("/nodes?choose").unwrap();
+        let url = list["nodes"][0]["url"].as_str().unwrap();
+        let mut client =
+            members.open(Kind::Tungstenite, &format!("{url}?user_id=of-12-{number}&room_id=twelve"));
+        assert_eq!(client.event().await.unwrap(), Event::Open);
+        clients.push(client);
+    }
+    let users = |port| http::get(local(port), "/stats").unwrap().json().unwrap()["users"].as_u64().unwrap();
+    // One person is on each of them.
+    let spread: Vec<u64> = (8080..8080 + NODES).map(users).collect();
+    assert_eq!(spread, [4, 4, 4, 4]);
 }
 
 fn start(folder: &Path) -> Process {
