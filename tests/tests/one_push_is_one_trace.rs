@@ -6,6 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use loadgen::{Fleet, FleetPlan, Leave};
+use ringcast_proto::pubsub::connect_node_service_client::ConnectNodeServiceClient;
+use ringcast_proto::pubsub::delivery::Target;
+use ringcast_proto::pubsub::{DeliverHello, DeliverRequest, Delivery, MessageContent, ReportMode};
 use ringcast_tests::collector::{Collector, Span, children, only};
 use ringcast_tests::{Kind, Members, System, SystemPlan, Variant, eventually, place};
 use serde_json::Value;
@@ -186,4 +189,45 @@ async fn a_join_goes_on_with_its_clients_trace_and_clients_cannot_fill_the_colle
         let [decided] = children(&spans, join)[..] else { panic!("one step of the controller: {spans:#?}") };
         assert_eq!((decided.service(), &decided.name[..]), ("controller-manager", "JoinRoom"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_a_node_does_not_report_of_has_its_step_too() {
+    if Variant::from_env() != Variant::IoUring {
+        return;
+    }
+    let (collector, system) = sampled(1, "parentbased_always_off").await;
+    let mut members = Members::default();
+    let mut member = members.join(Kind::Tungstenite, system.nodes[0].http, "user", "hall").await;
+    // What a push manager sends: one push without a content, one of which no report is wanted.
+    let of = |delivery_id, content, parent: &str| Delivery {
+        delivery_id,
+        target: Some(Target::UserId("user".into())),
+        content,
+        report_mode: ReportMode::None.into(),
+        traceparent: format!("00-{}-{parent}-01", BY_CLIENT.0),
+        ..Delivery::default()
+    };
+    let (invalid, unreported) = ("1".repeat(16), "2".repeat(16));
+    let content = MessageContent { data: b"hi".to_vec().into(), ..MessageContent::default() };
+    let deliveries = vec![of(1, None, &invalid), of(2, Some(content), &unreported)];
+    let hello = Some(DeliverHello { manager_id: "of-the-test".into() });
+    let requests = tokio_stream::iter([
+        DeliverRequest { hello, ..DeliverRequest::default() },
+        DeliverRequest { deliveries, ..DeliverRequest::default() },
+    ]);
+    let address = format!("http://{}", system.nodes[0].grpc);
+    let mut node = ConnectNodeServiceClient::connect(address).await.unwrap();
+    let mut outcomes = node.deliver(requests).await.unwrap().into_inner();
+    while outcomes.message().await.unwrap().is_some() {}
+    assert_eq!(member.push().await.unwrap().content, b"hi");
+    let spans = eventually("both are told of", PATIENCE, async || {
+        let spans = collector.spans();
+        if spans.len() == 2 { Ok(spans) } else { Err(format!("{spans:#?}")) }
+    })
+    .await;
+    let of = |parent: &str| spans.iter().find(|span| span.parent_span_id == parent).unwrap();
+    assert_eq!(of(&invalid).error.as_deref(), Some("invalid"));
+    assert_eq!(of(&unreported).error, None);
+    assert_eq!(of(&unreported).events[0].name, "handed to the shards, which do not report");
 }
