@@ -17,6 +17,7 @@ import { Echoes } from "./client/echoes.js";
 import { Endpoints, isLoopback } from "./client/endpoints.js";
 import { DetailEvent, RingcastError } from "./client/events.js";
 import { Link } from "./client/link.js";
+import { NodeList } from "./client/node_list.js";
 import { Numbering } from "./client/numbering.js";
 import { joinUrl, readOptions, readUrl } from "./client/options.js";
 import { PendingJoin, refuse } from "./client/pending_join.js";
@@ -35,15 +36,6 @@ export { RingcastError, decodeBase64 };
 /** A connection that was open for so long, in milliseconds, makes the next wait a short one again. */
 export const STABLE_MS = 10_000;
 
-/** How often the list of nodes is read while connected, in milliseconds; a quarter sooner or later. */
-export const NODES_EVERY_MS = 60_000;
-
-/** Half of how soon it is read again where there was none, in milliseconds; it doubles each time. */
-const NODES_SOON_MS = 2_500;
-
-/** A node that did not answer is not asked for its reasons again within this, in milliseconds. */
-export const ASK_AGAIN_MS = 30_000;
-
 /** The node closes a connection that sends more than this in one message, in bytes, and means it. */
 const MAX_FRAME_BYTES = 64 * 1024;
 
@@ -52,6 +44,7 @@ export class RingcastClient extends EventTarget {
   #clock;
   #endpoints;
   #asking;
+  #nodeList;
   #surroundings;
   #numbering = new Numbering();
   #echoes = new Echoes();
@@ -73,12 +66,6 @@ export class RingcastClient extends EventTarget {
   #next = null;
   /** @type {unknown} */
   #retryTimer = null;
-  /** @type {unknown} */
-  #nodesTimer = null;
-  /** How often in a row there was no list of nodes. */
-  #listless = 0;
-  /** @type {Map<string, number>} when each address did not answer */
-  #unreachable = new Map();
   /** @type {string[]} */
   #queue = [];
   #pending = new PendingJoin();
@@ -94,12 +81,18 @@ export class RingcastClient extends EventTarget {
     this.#room = this.#options.room;
     this.#endpoints = new Endpoints(this.#options.given, this.#options);
     this.#asking = new Asking(this.#options.fetch, this.#clock);
+    this.#nodeList = new NodeList({
+      asking: this.#asking,
+      endpoints: this.#endpoints,
+      clock: this.#clock,
+      random: this.#options.random,
+      told: (nodeId) => this.#emit("nodes", { nodes: this.#endpoints.nodes, nodeId }),
+    });
     this.#surroundings = new Surroundings(this.#options.surroundings, {
       online: () => this.#cameOnline(),
       offline: () => this.#wentOffline(),
       visible: () => this.#cameBack(),
     });
-    this.#options.signal?.addEventListener("abort", () => this.disconnect(), { once: true });
   }
 
   get state() {
@@ -133,8 +126,9 @@ export class RingcastClient extends EventTarget {
   connect() {
     if (this.#options.signal?.aborted) return refuse("aborted", "the signal was aborted");
     if (!this.#room) return refuse("no_room", "join needs a room");
-    if (this.#wanted) return this.#pending.current ?? Promise.resolve();
+    if (this.#wanted) return this.#joined();
     this.#wanted = true;
+    this.#options.signal?.addEventListener("abort", this.#aborted);
     this.#wasOpen = false;
     this.#attempt = 0;
     this.#offline = this.#startsOffline();
@@ -156,9 +150,10 @@ export class RingcastClient extends EventTarget {
       this.#room = room;
       return this.connect();
     }
-    if (room === (this.#next?.room ?? this.#room)) return this.#pending.current ?? Promise.resolve();
+    if (room === this.#next?.room) return this.#joined();
     if (this.#connection?.link?.isOpen) return this.#change(this.#connection, room);
-    this.#room = room;
+    if (room === this.#room) return this.#joined();
+    this.#enter(room);
     this.#attempt = 0;
     this.#letGo();
     const promise = this.#pending.renew();
@@ -216,6 +211,12 @@ export class RingcastClient extends EventTarget {
 
   // The course of a connection.
 
+  /** The promise of the join that there is, or that is being tried. */
+  #joined() {
+    if (!this.#pending.current && this.#connection?.link?.isOpen) return Promise.resolve();
+    return this.#pending.current ?? this.#pending.renew();
+  }
+
   /** Tries now. */
   async #try() {
     this.#clock.clearTimeout(this.#retryTimer);
@@ -227,8 +228,12 @@ export class RingcastClient extends EventTarget {
     }
     this.#tell("connecting");
     await this.#findEndpoints(turn);
-    if (turn !== this.#turn) return;
+    if (turn !== this.#turn || this.#offline) return;
     const place = this.#endpoints.choose(this.#clock.now());
+    if (!place && this.#endpoints.isEmpty) {
+      this.#retryLater({ code: 1006, status: 0, reason: "no address is known yet" });
+      return;
+    }
     if (!place) {
       const reason = "this page came over https, and no address begins with wss://";
       this.#finish(new RingcastError("no_address", reason));
@@ -236,7 +241,8 @@ export class RingcastClient extends EventTarget {
     }
     this.#connection = { place, room: this.#room, url: joinUrl(place.url, this.#options, this.#room), link: null };
     this.#tell("connecting");
-    this.#begin(this.#connection);
+    // Whoever was told may have had enough, or gone elsewhere.
+    if (turn === this.#turn) this.#begin(this.#connection);
   }
 
   /**
@@ -248,17 +254,17 @@ export class RingcastClient extends EventTarget {
     if (endpoints) {
       try {
         const given = (await endpoints()).map(readUrl);
-        if (given.length > 0) this.#endpoints.setGiven(given);
+        if (turn === this.#turn && given.length > 0) this.#endpoints.setGiven(given);
       } catch (error) {
-        this.#emit("error", new RingcastError("no_endpoints", String(error)));
+        if (turn === this.#turn) this.#emit("error", new RingcastError("no_endpoints", String(error)));
       }
     }
     const place = balance && turn === this.#turn && this.#endpoints.choose(this.#clock.now());
     if (!place) return;
     // Later the list is read anyway; before the first connection it is read once, or until there is one.
     const isFirst = this.#attempt === 0 && !this.#wasOpen;
-    const isMissing = this.#endpoints.nodes.length === 0 && !this.#unreachable.has(place.url);
-    if (isFirst || isMissing) await this.#readNodes(place.url, true);
+    const isMissing = this.#endpoints.nodes.length === 0 && !this.#endpoints.isSilent(place.url, this.#clock.now());
+    if (isFirst || isMissing) await this.#nodeList.read(place.url, true);
   }
 
   /** @param {Connection} connection */
@@ -283,24 +289,22 @@ export class RingcastClient extends EventTarget {
 
   /** @param {Connection} connection */
   #opened(connection) {
-    const now = this.#clock.now();
     if (connection === this.#next) {
-      this.#numbering.forgetTarget(`room:${this.#room}`);
-      this.#echoes.changed(now);
       this.#connection?.link?.close();
       this.#connection = connection;
       this.#next = null;
-      this.#room = connection.room;
+      this.#enter(connection.room);
     } else if (this.#wasOpen) {
       this.#reconnects += 1;
     }
     this.#wasOpen = true;
+    this.#echoes.changed(this.#clock.now());
     this.#endpoints.succeed(connection.place.url);
-    this.#unreachable.delete(connection.place.url);
     this.#pending.settle(null);
+    // Told before anything is sent: whoever hears of a frame may end the connection.
+    this.#tellOpen();
     this.#flush();
-    this.#tell(this.#offline ? "offline" : "open");
-    void this.#refreshNodes();
+    if (connection === this.#connection && !this.#offline) this.#nodeList.follow(connection.place.url);
   }
 
   /**
@@ -310,23 +314,24 @@ export class RingcastClient extends EventTarget {
   #ended(connection, end) {
     if (connection === this.#next) {
       this.#next = null;
+      this.#echoes.forget();
       void this.#refuseChange(connection, end);
       return;
     }
     if (connection !== this.#connection) return;
     this.#connection = null;
-    this.#clock.clearTimeout(this.#nodesTimer);
+    this.#nodeList.stop();
     if (this.#next) {
       // The room that is being joined is where the caller wants to be.
       this.#connection = this.#next;
       this.#next = null;
-      this.#room = this.#connection.room;
-      this.#tell("connecting", { reason: end.reason });
-    } else if (end.opened) {
-      this.#lost(connection, end);
-    } else {
-      void this.#refused(connection, end);
+      this.#enter(this.#connection.room);
+      this.#tell(this.#offline ? "offline" : "connecting", { reason: end.reason });
+      return;
     }
+    this.#echoes.forget();
+    if (end.opened) this.#lost(connection, end);
+    else void this.#refused(connection, end);
   }
 
   /**
@@ -370,14 +375,11 @@ export class RingcastClient extends EventTarget {
    */
   async #why(connection, end) {
     const { url } = connection.place;
-    const silentSince = this.#unreachable.get(url);
-    const known = silentSince !== undefined && this.#clock.now() - silentSince < ASK_AGAIN_MS;
-    if (known || this.#offline || end.cause !== "closed") {
+    if (this.#endpoints.isSilent(url, this.#clock.now()) || this.#offline || end.cause !== "closed") {
       return { status: 0, reason: "unreachable", message: "the node does not answer", retryAfterMs: 0 };
     }
     const why = await this.#asking.refusal(connection.url);
-    if (why.status === 0) this.#unreachable.set(url, this.#clock.now());
-    else this.#unreachable.delete(url);
+    if (why.status === 0) this.#endpoints.silent(url, this.#clock.now());
     return why;
   }
 
@@ -392,11 +394,22 @@ export class RingcastClient extends EventTarget {
     const asked = (this.#endpoints.choose(now)?.notBefore ?? 0) - now;
     const delayMs = Math.max(backoffMs(this.#attempt, this.#options.random), Math.ceil(asked));
     this.#retryTimer = this.#clock.setTimeout(() => void this.#try(), delayMs);
+    const attempt = this.#attempt;
+    const turn = this.#turn;
     this.#tell("waiting", { delayMs, reason: why.reason });
-    this.#emit("reconnecting", { attempt: this.#attempt, delayMs, ...why });
+    if (turn === this.#turn) this.#emit("reconnecting", { attempt, delayMs, ...why });
   }
 
   // Another room.
+
+  /**
+   * What comes to the former room meanwhile is not waited for.
+   * @param {string} room
+   */
+  #enter(room) {
+    if (room !== this.#room) this.#numbering.forgetTarget(`room:${this.#room}`);
+    this.#room = room;
+  }
 
   /**
    * @param {Connection} former
@@ -404,19 +417,22 @@ export class RingcastClient extends EventTarget {
    * @returns {Promise<void>}
    */
   #change(former, room) {
+    const isBack = room === former.room;
+    if (isBack && !this.#pending.current) return Promise.resolve();
     this.#next?.link?.close();
     this.#next = null;
-    if (room === former.room) {
+    this.#echoes.forget();
+    if (isBack) {
       this.#pending.settle(new RingcastError("superseded", "another room was asked for"));
-      this.#tell("open");
+      this.#tellOpen();
       return Promise.resolve();
     }
-    this.#echoes.begin();
     const promise = this.#pending.renew();
     const url = joinUrl(former.place.url, this.#options, room);
     this.#next = { place: former.place, room, url, link: null };
-    this.#tell("open");
-    this.#begin(this.#next);
+    const next = this.#next;
+    this.#tellOpen();
+    if (next === this.#next) this.#begin(next);
     return promise;
   }
 
@@ -429,9 +445,9 @@ export class RingcastClient extends EventTarget {
     const why = await this.#why(connection, end);
     if (promise !== this.#pending.current || this.#next) return;
     const error = new RingcastError(why.reason, why.message, { status: why.status });
-    this.#emit("error", error);
     this.#pending.settle(error);
-    if (this.#state === "open") this.#tell("open");
+    if (this.#connection?.link?.isOpen) this.#tellOpen();
+    this.#emit("error", error);
   }
 
   // What is sent and what comes.
@@ -462,56 +478,30 @@ export class RingcastClient extends EventTarget {
     this.#emit("message", message);
   }
 
-  // The cluster's nodes.
-
-  async #refreshNodes() {
-    const connection = this.#connection;
-    this.#clock.clearTimeout(this.#nodesTimer);
-    if (!connection) return;
-    const { url } = connection.place;
-    const isKnown = this.#offline || (await this.#readNodes(url));
-    if (connection !== this.#connection) return;
-    // A node that has just started has no list yet; one that never has is asked less and less.
-    this.#listless = isKnown ? 0 : this.#listless + 1;
-    const every = isKnown ? NODES_EVERY_MS : Math.min(NODES_EVERY_MS, NODES_SOON_MS * 2 ** this.#listless);
-    const wait = every * (0.75 + this.#options.random() / 2);
-    this.#clock.clearTimeout(this.#nodesTimer);
-    this.#nodesTimer = this.#clock.setTimeout(() => void this.#refreshNodes(), wait);
-    if (this.#offline) return;
-    if (!this.#endpoints.nodeIdOf(url)) this.#endpoints.setNodeId(url, await this.#asking.nodeId(url));
-    connection.place = { url, nodeId: this.#endpoints.nodeIdOf(url) };
-    if (connection === this.#connection) {
-      this.#emit("nodes", { nodes: this.#endpoints.nodes, nodeId: connection.place.nodeId });
-    }
-  }
-
-  /** @param {string} url @param {boolean} [choosing] @returns {Promise<boolean>} whether there was a list */
-  async #readNodes(url, choosing = false) {
-    return this.#endpoints.setNodes(await this.#asking.nodes(url, choosing), url, this.#clock.now());
-  }
-
   // The surroundings.
 
   /** A machine without a network still reaches itself. */
   #startsOffline() {
-    const local = this.#options.given.every((url) => isLoopback(new URL(url).hostname));
-    return this.#surroundings.saysOffline && !local;
+    const { endpoints, given } = this.#options;
+    const isLocal = !endpoints && given.every((url) => isLoopback(new URL(url).hostname));
+    return this.#surroundings.saysOffline && !isLocal;
   }
 
   #wentOffline() {
     this.#offline = true;
     this.#clock.clearTimeout(this.#retryTimer);
+    this.#nodeList.stop();
     this.#tell("offline");
   }
 
   #cameOnline() {
     if (!this.#offline) return;
     this.#offline = false;
-    const link = this.#connection?.link;
-    if (link?.isOpen) {
-      this.#tell("open");
+    const { link, place } = this.#connection ?? {};
+    if (link?.isOpen && place) {
+      this.#tellOpen();
       link.check();
-      void this.#refreshNodes();
+      this.#nodeList.follow(place.url);
     } else if (link) {
       this.#tell("connecting");
     } else {
@@ -520,16 +510,22 @@ export class RingcastClient extends EventTarget {
   }
 
   #cameBack() {
-    // Timers of a hidden page are held back, so what they would have found out is found out now.
+    // A page that was put aside heard no event, and the timers of a hidden one are held back: it finds out now.
+    if (!this.#surroundings.saysOffline) this.#cameOnline();
     this.#connection?.link?.check();
     this.retryNow();
   }
 
   // The end.
 
+  #aborted = () => this.disconnect();
+
   /** @param {RingcastError} error */
   #finish(error) {
+    const turn = this.#turn;
     this.#emit("error", error);
+    // Whoever was told may have gone elsewhere.
+    if (turn !== this.#turn) return;
     this.#pending.settle(error);
     const { code, status, message } = error;
     this.#stop("closed", { code: code || 1006, status, reason: message, terminal: true });
@@ -546,6 +542,7 @@ export class RingcastClient extends EventTarget {
     this.#queue.length = 0;
     this.#numbering.forget();
     this.#surroundings.ignore();
+    this.#options.signal?.removeEventListener("abort", this.#aborted);
     this.#letGo();
     this.#pending.settle(new RingcastError(detail.reason, detail.reason));
     if (!was) return;
@@ -556,7 +553,8 @@ export class RingcastClient extends EventTarget {
   #letGo() {
     this.#turn += 1;
     this.#clock.clearTimeout(this.#retryTimer);
-    this.#clock.clearTimeout(this.#nodesTimer);
+    this.#nodeList.stop();
+    this.#echoes.forget();
     this.#next?.link?.close();
     this.#next = null;
     this.#connection?.link?.close();
@@ -564,6 +562,11 @@ export class RingcastClient extends EventTarget {
   }
 
   // What is told.
+
+  /** There is a connection; a browser without a network says so all the same. */
+  #tellOpen() {
+    this.#tell(this.#offline ? "offline" : "open");
+  }
 
   /**
    * @param {State} state

@@ -249,7 +249,8 @@ pub(crate) fn refuse(client: OwnedFd) {
     let socket = SockRef::from(&client);
     let refusal = format!(
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Length: 0\r\n\
-         Access-Control-Allow-Origin: *\r\nConnection: close\r\n\r\n",
+         Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Retry-After\r\n\
+         Connection: close\r\n\r\n",
         fastrand::u8(RETRY_AFTER_S)
     );
     // The client may be gone, or send more than is read here: it is told as far as that goes.

@@ -18,8 +18,8 @@ export class Echoes {
   #characters = 0;
   #until = 0;
 
-  /** A change begins: nothing of a former one counts any more. */
-  begin() {
+  /** Nothing that came until now counts any more: another change begins, or there is none. */
+  forget() {
     this.#frames.clear();
     this.#characters = 0;
     this.#until = Number.POSITIVE_INFINITY;
@@ -55,7 +55,7 @@ export class Echoes {
   take(text, now) {
     if (this.#frames.size === 0) return false;
     if (now > this.#until) {
-      this.begin();
+      this.forget();
       return false;
     }
     const count = this.#frames.get(text) ?? 0;

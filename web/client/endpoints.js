@@ -31,6 +31,9 @@ const MAX_NODES = 64;
  * that died is still named until its lease is over. */
 const FAULT_HOLDS_MS = 30_000;
 
+/** A node that did not answer is not asked for its reasons again within this, in milliseconds. */
+const ASK_AGAIN_MS = 30_000;
+
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 export class Endpoints {
@@ -40,6 +43,8 @@ export class Endpoints {
   #nodes = [];
   /** @type {Map<string, Fault>} */
   #faults = new Map();
+  /** @type {Map<string, number>} when each did not answer */
+  #silentSince = new Map();
   /** @type {Map<string, string>} */
   #nodeIds = new Map();
   #balance;
@@ -61,12 +66,18 @@ export class Endpoints {
     return this.#nodes;
   }
 
+  /** Whether no address is known at all. */
+  get isEmpty() {
+    return this.#given.length === 0 && this.#nodes.length === 0;
+  }
+
   /**
    * Replaces the addresses that were given.
    * @param {string[]} given
    */
   setGiven(given) {
     this.#given = given;
+    this.#forgetStrangers();
   }
 
   /**
@@ -120,6 +131,26 @@ export class Endpoints {
    */
   succeed(url) {
     this.#faults.delete(keyOf(url));
+    this.#silentSince.delete(keyOf(url));
+  }
+
+  /**
+   * Nothing at all answered there.
+   * @param {string} url
+   * @param {number} now
+   */
+  silent(url, now) {
+    this.#silentSince.set(keyOf(url), now);
+  }
+
+  /**
+   * Whether that was only just so.
+   * @param {string} url
+   * @param {number} now
+   */
+  isSilent(url, now) {
+    const since = this.#silentSince.get(keyOf(url));
+    return since !== undefined && now - since < ASK_AGAIN_MS;
   }
 
   /**
@@ -154,7 +185,7 @@ export class Endpoints {
   /** Keeps what is remembered within the addresses that there are. */
   #forgetStrangers() {
     const known = new Set([...this.#given, ...this.#nodes.map((node) => node.url)].map(keyOf));
-    for (const map of [this.#faults, this.#nodeIds]) {
+    for (const map of [this.#faults, this.#silentSince, this.#nodeIds]) {
       for (const key of map.keys()) {
         if (!known.has(key)) map.delete(key);
       }
@@ -206,6 +237,8 @@ export function reachableFrom(announced, askedUrl) {
   }
   if (url.protocol !== "ws:" && url.protocol !== "wss:") return "";
   if (isLoopback(url.hostname) && !isLoopback(asked.hostname)) url.hostname = asked.hostname;
+  // The WebSocket's constructor throws for a fragment.
+  url.hash = "";
   return url.href;
 }
 

@@ -31,7 +31,8 @@
 /**
  * @typedef {object} MembersDetail
  * @property {string} room
- * @property {number} total how many there are; more than are listed where the room is large
+ * @property {number} total how many are told of
+ * @property {boolean} more whether there are more than these
  * @property {Member[]} members
  * @property {string} error why there is no list, else empty
  */
@@ -123,6 +124,7 @@ function readMembers(value) {
   return {
     room: asText(value.room_id),
     total: typeof data.total === "number" ? data.total : members.length,
+    more: data.more === true,
     members,
     error: asText(data.error),
   };

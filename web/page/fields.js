@@ -43,6 +43,12 @@ export class Fields {
     };
   }
 
+  /** Whether the fields can be used as they stand; where not, the browser says what is missing. */
+  check() {
+    for (const input of [this.#url, this.#room, this.#user, this.#name]) input.value = input.value.trim();
+    return this.#url.form?.reportValidity() ?? true;
+  }
+
   /** Whether to connect without being asked. */
   get autoconnect() {
     return this.#query.get("autoconnect") === "1";

@@ -12,7 +12,7 @@ import { FrameLog } from "./frames.js";
 import { MemberList } from "./members.js";
 import { MessageList } from "./messages.js";
 import { Standing } from "./standing.js";
-import { currentLanguage, languageOf, onLanguage, setLanguage, text } from "./texts.js";
+import { currentLanguage, languageOf, onLanguage, reasonText, setLanguage, text } from "./texts.js";
 
 /** @typedef {import("../client/events.js").RingcastEvents} RingcastEvents */
 /** @typedef {import("../client/events.js").StateDetail} StateDetail */
@@ -55,6 +55,7 @@ function listen(of, type, listener) {
 }
 
 function connect() {
+  if (!fields.check()) return;
   const { room, ...rest } = fields.values;
   fields.remember();
   if (client && made === JSON.stringify(rest)) {
@@ -93,14 +94,15 @@ function attach(of, user) {
     showCounters();
   });
   listen(of, "reconnecting", ({ status, reason }) => {
-    standing.complain(() => text("retrying", { reason: status === 409 ? text("roomFull") : reason }));
+    standing.complain(() => text("retrying", { reason: status === 409 ? text("roomFull") : reasonText(reason) }));
   });
   listen(of, "error", (error) => {
-    const reason = () => (error.status === 409 ? text("roomFull") : error.message);
-    standing.complain(() => text("refused", { reason: reason() }));
+    // Another room may refuse while one is open.
+    const key = state === "open" ? "notJoined" : "refused";
+    standing.complain(() => text(key, { reason: error.status === 409 ? text("roomFull") : reasonText(error.message) }));
   });
   listen(of, "disconnected", ({ terminal, reason }) => {
-    standing.complain(() => (terminal ? text("refused", { reason }) : ""), { terminal });
+    standing.complain(() => (terminal ? text("refused", { reason: reasonText(reason) }) : ""), { terminal });
   });
   listen(of, "nodes", ({ nodeId }) => standing.nameNode(nodeId));
   listen(of, "members", (detail) => members.take(detail));

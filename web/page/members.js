@@ -44,6 +44,8 @@ export class MemberList {
     this.#client = client;
     this.#self = self;
     this.#unanswered = 0;
+    // Who is in the former room says nothing of this one.
+    if (this.#detail?.room !== client.room) this.#detail = null;
     this.#ask();
   }
 
@@ -73,22 +75,22 @@ export class MemberList {
   }
 
   #render() {
-    const { members = [], total = 0, error = "" } = this.#detail ?? {};
+    const { members = [], total = 0, more = false, error = "" } = this.#detail ?? {};
     this.#list.replaceChildren(...members.map((member) => this.#line(member.userId, member.userName)));
-    this.#total.textContent = this.#detail && !error ? String(total) : "";
-    this.#note.textContent = this.#noteText(members.length, total, error);
+    this.#total.textContent = this.#detail && !error ? `${total}${more ? "+" : ""}` : "";
+    this.#note.textContent = this.#noteText(members.length, more, error);
   }
 
   /**
    * @param {number} listed
-   * @param {number} total
+   * @param {boolean} more
    * @param {string} error
    */
-  #noteText(listed, total, error) {
+  #noteText(listed, more, error) {
     if (!this.#client) return text("membersAway");
     if (error) return text("membersUnavailable");
     if (!this.#detail) return this.#unanswered > MAX_UNANSWERED ? text("membersSilent") : text("membersAsked");
-    if (total > listed) return text("membersMore", { count: total - listed });
+    if (more) return text("membersMore", { count: listed });
     return listed === 0 ? text("membersNone") : "";
   }
 

@@ -26,7 +26,11 @@ const MAX_TEXT = 20_000;
 /** What the page says in another place. */
 const SPOKEN_METADATA = new Set(["source_language", "target_language", "encoding"]);
 
-/** @typedef {{ message: RingcastMessage, item: HTMLLIElement, url: string, bytes: number }} Shown */
+/**
+ * `words`: what is said of a payload that does not play.
+ * @typedef {{ message: RingcastMessage, item: HTMLLIElement, url: string, bytes: number, name: string,
+ *   words: () => string }} Shown
+ */
 
 export class MessageList {
   #list = byId("messages", HTMLOListElement);
@@ -46,7 +50,7 @@ export class MessageList {
 
   /** @param {RingcastMessage} message */
   add(message) {
-    const shown = { message, item: make("li", "message"), url: "", bytes: 0 };
+    const shown = { message, item: make("li", "message"), url: "", bytes: 0, name: "", words: () => "" };
     this.#fill(shown);
     this.#shown.push(shown);
     this.#mediaBytes += shown.bytes;
@@ -100,8 +104,7 @@ export class MessageList {
       shown.item.querySelector(".languages")?.replaceWith(...languages(shown.message));
       const summary = shown.item.querySelector("summary");
       if (summary) summary.textContent = text("metadata");
-      const link = shown.item.querySelector("a");
-      if (link) link.textContent = text("download");
+      shown.item.querySelector(".download")?.replaceWith(download(shown));
     }
     this.#say();
   }
@@ -129,17 +132,16 @@ export class MessageList {
     shown.bytes = bytes.length;
     shown.url = URL.createObjectURL(new Blob([bytes], { type: media?.mime ?? "application/octet-stream" }));
     const body = make("div", "body");
-    const name = `${message.type}-${message.timestamp}.${media?.suffix ?? "bin"}`;
+    shown.name = `${message.type}-${message.timestamp}.${media?.suffix ?? "bin"}`;
     const size = sizeText(bytes.length);
+    shown.words = () => text("bytes", { size, kind: text(media ? "unplayable" : "unknownKind") });
     if (!media) {
-      body.append(...download(shown.url, name, text("bytes", { size, kind: text("unknownKind") })));
+      body.append(download(shown));
       return body;
     }
     const playing = player(kind, shown.url);
     // What begins like sound may still be none that this browser can play.
-    playing.addEventListener("error", () => {
-      body.replaceChildren(...download(shown.url, name, text("bytes", { size, kind: text("unplayable") })));
-    });
+    playing.addEventListener("error", () => body.replaceChildren(download(shown)));
     body.append(playing);
     return body;
   }
@@ -194,16 +196,12 @@ function player(kind, url) {
   return element;
 }
 
-/**
- * @param {string} url
- * @param {string} name
- * @param {string} words what it is
- */
-function download(url, name, words) {
+/** @param {Shown} shown */
+function download(shown) {
   const link = make("a", "", text("download"));
-  link.href = url;
-  link.download = name;
-  return [words, " · ", link];
+  link.href = shown.url;
+  link.download = shown.name;
+  return make("span", "download", shown.words(), " · ", link);
 }
 
 /** @param {RingcastMessage} message */

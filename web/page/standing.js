@@ -43,7 +43,8 @@ export class Standing {
       this.#nextAt = performance.now() + detail.delayMs;
       this.#timer = setInterval(() => this.#tick(), TICK_MS);
     }
-    if (detail.state === "open") this.#trouble = () => "";
+    // Where there is no network, nothing is tried again.
+    if (detail.state === "open" || detail.state === "offline") this.#trouble = () => "";
     this.#render();
   }
 

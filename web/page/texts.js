@@ -31,7 +31,7 @@ const ENGLISH = {
   membersAsked: "The node is being asked.",
   membersSilent: "This node does not list members.",
   membersUnavailable: "The members cannot be read now.",
-  membersMore: "and {count} more",
+  membersMore: "There are more than these {count}.",
   you: "you",
   messages: "Messages",
   messagesNone: "Nothing has arrived yet. What is pushed to the room, to you or to everyone appears here.",
@@ -70,6 +70,7 @@ const ENGLISH = {
   nodeAt: "at {host}",
   roomFull: "The room is full.",
   refused: "Not connected: {reason}",
+  notJoined: "Not joined: {reason}",
   retrying: "Trying again: {reason}",
   badUrl: "This is no WebSocket URL: it looks like ws://localhost:8080/ws",
   theme_auto: "Theme: system",
@@ -107,7 +108,7 @@ const CHINESE = {
   membersAsked: "正在询问节点。",
   membersSilent: "该节点不提供成员列表。",
   membersUnavailable: "暂时无法读取成员。",
-  membersMore: "还有 {count} 人",
+  membersMore: "仅显示前 {count} 人。",
   you: "你",
   messages: "消息",
   messagesNone: "还没有消息。推送到房间、推送给你或广播的内容会显示在这里。",
@@ -146,6 +147,7 @@ const CHINESE = {
   nodeAt: "{host}",
   roomFull: "房间已满。",
   refused: "未连接：{reason}",
+  notJoined: "未加入：{reason}",
   retrying: "正在重试：{reason}",
   badUrl: "这不是 WebSocket URL，应类似 ws://localhost:8080/ws",
   theme_auto: "主题：跟随系统",
@@ -153,6 +155,17 @@ const CHINESE = {
   theme_dark: "主题：深色",
   otherLanguage: "English",
 };
+
+/** What the client itself gives as a reason. A node's own words are shown as they came. */
+export const CHINESE_REASONS = new Map([
+  ["the connection was lost", "连接已断开"],
+  ["the node does not answer", "节点没有响应"],
+  ["nothing came after a ping", "心跳没有得到回应"],
+  ["no answer to the handshake", "握手没有得到回应"],
+  ["dropped by hand", "手动断开"],
+  ["no address is known yet", "尚无可用的地址"],
+  ["this page came over https, and no address begins with wss://", "此页面通过 https 打开，但没有以 wss:// 开头的地址"],
+]);
 
 /** @typedef {"en" | "zh"} Language */
 
@@ -208,6 +221,14 @@ export function onLanguage(listener) {
 export function text(key, values = {}) {
   const words = language === "zh" ? CHINESE[key] : ENGLISH[key];
   return words.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
+}
+
+/**
+ * A reason in the language that is shown, as far as its words are known.
+ * @param {string} reason
+ */
+export function reasonText(reason) {
+  return (language === "zh" && CHINESE_REASONS.get(reason)) || reason;
 }
 
 /**

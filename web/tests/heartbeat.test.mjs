@@ -129,6 +129,19 @@ test("the network goes while an attempt is waited for: the attempt is not made",
   assert.equal(world.sockets.length, 2);
 });
 
+test("a page that was put aside while the network came back finds it when it is looked at again", async () => {
+  const world = new World();
+  await world.connected();
+  world.window.navigator.onLine = false;
+  await world.network("offline");
+  await world.socket.end(1006);
+  await world.visibility("visible");
+  assert.equal(world.sockets.length, 1, "still without a network");
+  world.window.navigator.onLine = true;
+  await world.visibility("visible");
+  assert.equal(world.sockets.length, 2);
+});
+
 test("a connection that lived through an outage of the network is checked, and kept", async () => {
   const world = new World();
   const client = await world.connected();

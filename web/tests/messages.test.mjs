@@ -103,6 +103,24 @@ test("what was missed on purpose is not lost", async () => {
   assert.equal(client.counters.lost, 1);
 });
 
+test("a room that was left without a connection is not missed either", async () => {
+  for (const leave of ["before", "during"]) {
+    const world = new World();
+    const client = await world.connected();
+    world.socket.give(roomPush("a", { seq: "1" }));
+    const former = world.socket;
+    if (leave === "during") client.join("room-002");
+    await former.end(1006);
+    if (leave === "before") client.join("room-002");
+    await settle();
+    await world.socket.open();
+    client.join("room-001");
+    await world.socket.open();
+    world.socket.give(roomPush("z", { seq: "50" }));
+    assert.equal(client.counters.lost, 0, leave);
+  }
+});
+
 test("frames wait for the connection, up to a bound, and go in their order", async () => {
   const world = new World();
   const client = world.client({ queueLimit: 3 });
@@ -173,13 +191,13 @@ test("members are asked for and told; a node that does not know them disturbs no
   await world.socket.open();
   assert.equal(client.requestMembers(), true);
   assert.equal(world.socket.sent.at(-1), '{"type":"members"}');
-  const data = { total: 3, members: [{ user_id: "user-001", user_name: "Alice" }, { user_name: "nobody" }, 7] };
+  const data = { total: 3, more: true, members: [{ user_id: "user-001", user_name: "Alice" }, { user_name: "nobody" }, 7] };
   world.socket.give({ type: "members", room_id: "room-001", timestamp: 1, data });
   world.socket.give({ type: "members", room_id: "room-001", timestamp: 1, data: { error: "unavailable" } });
   const members = [{ userId: "user-001", userName: "Alice" }];
   assert.deepEqual(world.told("members"), [
-    { room: "room-001", total: 3, members, error: "" },
-    { room: "room-001", total: 0, members: [], error: "unavailable" },
+    { room: "room-001", total: 3, more: true, members, error: "" },
+    { room: "room-001", total: 0, more: false, members: [], error: "unavailable" },
   ]);
   assert.equal(client.counters.received, 0);
 });

@@ -115,6 +115,16 @@ test("a node without a list is asked again soon, and then less and less", async 
   assert.equal(world.socket.host, "b.test");
 });
 
+test("a list that names no other node is read again soon: one that has just started may not know of them", async () => {
+  const world = new World();
+  world.cluster("a.test");
+  await world.connected();
+  world.cluster("a.test", "b.test");
+  await world.clock.advance(5_000);
+  await lose(world);
+  assert.equal(world.socket.host, "b.test");
+});
+
 test("a fault is forgotten when the cluster still names the node half a minute later", () => {
   const endpoints = new Endpoints(["ws://a.test/ws"], { balance: false, secure: false });
   const answer = { nodes: [{ node_id: "1", url: "ws://a.test/ws" }, { node_id: "2", url: "ws://b.test/ws" }] };
@@ -188,12 +198,93 @@ test("a function gives the addresses, and one that fails ends nothing", async ()
   assert.equal(world.socket.host, "n3.test");
 });
 
+test("a function that fails at first is asked again, as long as there is no address", async () => {
+  const world = new World();
+  let calls = 0;
+  const endpoints = async () => {
+    calls += 1;
+    if (calls === 1) throw new Error("not now");
+    return calls === 2 ? [] : ["ws://n.test/ws"];
+  };
+  const client = world.client({ url: undefined, endpoints });
+  const joined = client.connect();
+  await settle();
+  assert.equal(client.state, "waiting");
+  await world.clock.advance(world.wait);
+  assert.equal(client.state, "waiting");
+  await world.clock.advance(world.wait);
+  await world.socket.open();
+  await joined;
+  assert.equal(world.socket.host, "n.test");
+});
+
+test("a function is not taken for this machine: without a network it is not asked", async () => {
+  const world = new World();
+  world.window.navigator.onLine = false;
+  const client = world.client({ url: undefined, endpoints: () => ["ws://n.test/ws"] });
+  client.connect();
+  await settle();
+  assert.equal(client.state, "offline");
+  assert.equal(world.sockets.length, 0);
+});
+
+test("the network goes while addresses are asked for: nothing is tried until it is back", async () => {
+  const world = new World();
+  const answers = [];
+  const endpoints = () => new Promise((resolve) => answers.push(resolve));
+  const client = world.client({ url: undefined, endpoints });
+  client.connect();
+  await settle();
+  await world.network("offline");
+  answers[0](["ws://n.test/ws"]);
+  await settle();
+  assert.equal(client.state, "offline");
+  assert.equal(world.sockets.length, 0);
+  await world.network("online");
+  answers[1](["ws://n.test/ws"]);
+  await settle();
+  assert.equal(world.sockets.length, 1);
+});
+
+test("an answer that comes after a newer one was asked for changes nothing", async () => {
+  const world = new World();
+  world.random = () => 0;
+  const answers = [];
+  const endpoints = () => new Promise((resolve, reject) => answers.push({ resolve, reject }));
+  const client = world.client({ url: undefined, endpoints });
+  client.connect();
+  await settle();
+  client.join("room-002");
+  await settle();
+  answers[1].resolve(["ws://new.test/ws"]);
+  await settle();
+  answers[0].resolve(["ws://old.test/ws"]);
+  await settle();
+  await world.socket.open();
+  await lose(world);
+  answers[2].reject(new Error("not now"));
+  await settle();
+  assert.equal(world.socket.host, "new.test");
+  assert.equal(world.told("error").length, 1);
+});
+
+test("what is known against an address is forgotten with the address", () => {
+  const endpoints = new Endpoints(["ws://a.test/ws"], { balance: false, secure: false });
+  endpoints.fail("ws://a.test/ws", 0);
+  endpoints.silent("ws://a.test/ws", 0);
+  endpoints.setGiven(["ws://b.test/ws"]);
+  endpoints.setGiven(["ws://a.test/ws", "ws://b.test/ws"]);
+  assert.equal(endpoints.choose(1).url, "ws://a.test/ws");
+  assert.equal(endpoints.isSilent("ws://a.test/ws", 1), false);
+});
+
 test("a node that announces its own machine is on the machine that was asked", () => {
   const asked = "ws://push.example.org:8080/ws";
   assert.equal(reachableFrom("ws://localhost:8081/ws", asked), "ws://push.example.org:8081/ws");
   assert.equal(reachableFrom("ws://127.0.0.1:8081/ws", asked), "ws://push.example.org:8081/ws");
   assert.equal(reachableFrom("ws://[::1]:8081/ws", asked), "ws://push.example.org:8081/ws");
   assert.equal(reachableFrom("ws://n2.example.org/ws", asked), "ws://n2.example.org/ws");
+  assert.equal(reachableFrom("ws://n2.example.org/ws#top", asked), "ws://n2.example.org/ws", "a browser may refuse it");
   assert.equal(reachableFrom("ws://localhost:8081/ws", "ws://127.0.0.1:8080/ws"), "ws://localhost:8081/ws");
   for (const bad of ["", "n2", "http://n2.example.org/ws", "javascript:alert(1)"]) {
     assert.equal(reachableFrom(bad, asked), "");

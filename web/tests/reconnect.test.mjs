@@ -198,6 +198,71 @@ test("an abort signal disconnects, and an aborted one lets nothing begin", async
   assert.equal(world.sockets.length, 1);
 });
 
+test("a signal is listened to only while there is something to disconnect", async () => {
+  const world = new World();
+  const listeners = new Set();
+  const signal = {
+    aborted: false,
+    addEventListener: (_, listener) => listeners.add(listener),
+    removeEventListener: (_, listener) => listeners.delete(listener),
+  };
+  const client = await world.connected({ signal });
+  assert.equal(listeners.size, 1);
+  client.disconnect();
+  assert.equal(listeners.size, 0);
+});
+
+test("whoever disconnects on hearing of an attempt hears of no error, and of no attempt", async () => {
+  const world = new World();
+  const client = world.client();
+  client.addEventListener("state", ({ detail }) => {
+    if (detail.state === "connecting" && detail.url) client.disconnect();
+  });
+  client.connect();
+  await settle();
+  assert.equal(client.state, "closed");
+  assert.equal(world.sockets.length, 0);
+  assert.equal(world.told("error").length, 0);
+});
+
+test("whoever disconnects on hearing of a wait, or of a frame, hears of nothing after it", async () => {
+  const waiting = new World();
+  const client = await waiting.connected();
+  client.addEventListener("state", ({ detail }) => {
+    if (detail.state === "waiting") client.disconnect();
+  });
+  await waiting.socket.end(1006);
+  assert.equal(waiting.events.at(-1).type, "disconnected");
+
+  const sending = new World();
+  const other = sending.client();
+  other.addEventListener("frame", () => other.disconnect());
+  other.connect();
+  await settle();
+  other.send({ n: 1 });
+  await sending.socket.open();
+  assert.equal(other.state, "closed");
+});
+
+test("whoever goes to another room on hearing of an error gets there", async () => {
+  const world = new World();
+  world.answer("http://a.test/ws", 400, { error: "invalid_room_id" });
+  const client = world.client();
+  let other;
+  client.addEventListener("error", () => {
+    world.answers.clear();
+    other = client.join("lobby");
+  });
+  const first = client.connect();
+  await settle();
+  await world.socket.end(1006);
+  await assert.rejects(first, { reason: "superseded" });
+  assert.equal(world.socket.params.get("room_id"), "lobby");
+  await world.socket.open();
+  await other;
+  assert.equal(client.state, "open");
+});
+
 test("drop loses the connection as a bad network would, and holds it against no node", async () => {
   const world = new World();
   world.cluster("b.test", "a.test");

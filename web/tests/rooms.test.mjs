@@ -170,3 +170,84 @@ test("leave during a change ends both connections", async () => {
   await world.clock.advance(60_000);
   assert.equal(world.sockets.length, 2);
 });
+
+test("what was remembered of a change that was refused, or given up, counts no more", async () => {
+  for (const end of [({ next }) => next.end(1006), ({ client }) => client.join("room-001")]) {
+    const scene = await changing();
+    scene.former.give(broadcast("the same"));
+    await end(scene);
+    scene.former.give(broadcast("the same"));
+    assert.equal(scene.world.told("message").length, 2);
+  }
+});
+
+test("what a connection delivered that was lost during a change is forgotten after it", async () => {
+  const { world, former, next } = await changing();
+  former.give(broadcast("once"));
+  former.give(broadcast("every minute the same"));
+  await former.end(1006);
+  await next.open();
+  next.give(broadcast("once"));
+  assert.equal(world.told("message").length, 2);
+  await world.clock.advance(5_001);
+  next.give(broadcast("every minute the same"));
+  assert.equal(world.told("message").length, 3);
+});
+
+test("why a room refused is the last thing that is told, so that it stays to be seen", async () => {
+  const { world, next } = await changing();
+  await next.end(1006);
+  assert.deepEqual(world.events.slice(-2).map((event) => event.type), ["state", "error"]);
+  assert.equal(world.told("state").at(-1).joining, "");
+});
+
+test("back to the room that is still open, while the other one is asked why it refused", async () => {
+  const { world, client, joined, next } = await changing();
+  const asked = next.end(1006);
+  const back = client.join("room-001");
+  await asked;
+  await back;
+  await assert.rejects(joined, { reason: "superseded" });
+  assert.equal(world.told("error").length, 0);
+  assert.equal(client.room, "room-001");
+});
+
+test("who asks for the room that was lost waits until it is joined again", async () => {
+  for (const ask of [(client) => client.connect(), (client) => client.join("room-001")]) {
+    const world = new World();
+    const client = await world.connected();
+    await world.socket.end(1006);
+    let joined = false;
+    const promise = ask(client).then(() => {
+      joined = true;
+    });
+    await settle();
+    assert.equal(joined, false);
+    await world.clock.advance(world.wait);
+    await world.socket.open();
+    await promise;
+    await ask(client);
+  }
+});
+
+test("a change in a browser without a network does not make it one with a network", async () => {
+  const world = new World();
+  const client = await world.connected();
+  await world.network("offline");
+  client.join("room-002");
+  assert.equal(client.state, "offline");
+  await world.socket.end(1006);
+  assert.equal(client.state, "offline");
+  assert.equal(world.told("state").at(-1).joining, "", "the change is over");
+});
+
+test("the room that one is in, asked for again, changes nothing", async () => {
+  const { world, client, former, next } = await changing();
+  former.give(broadcast("once"));
+  await next.open();
+  const told = world.told("state").length;
+  await client.join("room-002");
+  assert.equal(world.told("state").length, told);
+  next.give(broadcast("once"));
+  assert.equal(world.told("message").length, 1);
+});
