@@ -136,11 +136,16 @@ impl Service {
 
     /// The sum of a metric over all its labels; 0 where it is not there.
     pub fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        self.metric_with(name, "")
+    }
+
+    /// The same, of those alone that have this among their labels, as `method="Push"`.
+    pub fn metric_with(&self, name: &str, label: &str) -> anyhow::Result<f64> {
         let text = http::get(self.metrics, "/metrics")?.body;
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let found = series.split('{').next()?;
-            (found == name).then(|| value.parse::<f64>().ok()).flatten()
+            (found == name && series.contains(label)).then(|| value.parse::<f64>().ok()).flatten()
         });
         Ok(values.sum())
     }

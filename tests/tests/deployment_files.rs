@@ -10,7 +10,7 @@ mod pods;
 #[path = "deployment_files/run.rs"]
 mod run;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use files::{
     BEHIND_DRAIN, UNITS, Variables, assignments, binary_of, compose_services, deploy, documents, drain,
-    environment, known_variables, output, read, seconds, strings, takes, validate, value,
+    environment, health_check, known_variables, output, own_ports, published, read, seconds, strings, takes,
+    validate, value,
 };
 use pods::{pod, pod_settings, probed, restricted, selected};
 use run::{serve, under, unit_calls};
@@ -55,9 +56,38 @@ fn compose_passes_its_checker_and_agrees_with_the_services() {
         assert!(!service["healthcheck"].is_null(), "{service}");
         let binary = binary_of(&service["command"]);
         takes(binary, &environment(service), None);
+        ports_fit_together(&services, service);
         if binary == "connect-uring" {
             assert_eq!(service["ulimits"]["nofile"]["hard"], 1_048_576, "{service}");
         }
+    }
+}
+
+/// A service publishes what it listens on, is asked for its health there, and is where the others look for it.
+fn ports_fit_together(services: &BTreeMap<String, Value>, service: &Value) {
+    let own = own_ports(service);
+    let published_here = published(service);
+    assert!(published_here.iter().all(|(outside, inside)| outside == inside), "{published_here:?}");
+    let inside: BTreeSet<String> = published_here.into_iter().map(|(_, inside)| inside).collect();
+    assert_eq!(inside, own, "{service}");
+    let asked = health_check(service).pop().unwrap();
+    let asked = asked.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.split('/').next()).unwrap();
+    assert!(own.contains(asked), "asked for its health at {asked}: {service}");
+    let variables = environment(service);
+    for (key, value) in &variables {
+        let Some((host, port)) = value.rsplit_once(':') else { continue };
+        let Some(other) = services.get(host) else { continue };
+        if other["build"].is_null() {
+            let takes: Vec<String> = published(other).into_iter().map(|(_, inside)| inside).collect();
+            assert!(takes.iter().any(|takes| takes == port), "{key} = {value}: {host} takes {takes:?}");
+        } else {
+            assert_eq!(port, environment(other)["GRPC_PORT"], "{key} = {value}");
+            // What a service says of itself ends like this; where it looks for others, in _ADDRESS.
+            assert!(!key.ends_with("_ADDR") || other == service, "{key} = {value} is another one");
+        }
+    }
+    if let Some(url) = variables.get("PUBLIC_WS_URL") {
+        assert!(url.ends_with(&format!(":{}/ws", variables["HTTP_PORT"])), "{url}: {service}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Promise: a client that asks who is in its room hears it, of all nodes, within a moment; one that floods with the question
-//! costs the others nothing.
+//! costs the others nothing, and the controller a call a second.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringcast_tests::{Event, Kind, Member, Members, System, SystemPlan, eventually};
 use serde_json::Value;
@@ -60,6 +60,7 @@ async fn a_flood_of_questions_is_answered_or_not_and_others_get_their_pushes() {
     for _ in 0..20_000 {
         flooding.send(QUESTION);
     }
+    let begun = Instant::now();
     let pusher = system.pusher().await;
     pusher.user("alice", b"still there").await.unwrap();
     assert_eq!(alice.push().await.unwrap().content, b"still there");
@@ -68,4 +69,11 @@ async fn a_flood_of_questions_is_answered_or_not_and_others_get_their_pushes() {
         if answer["data"]["total"] == 2 || answer["data"]["total"] == 1 { Ok(()) } else { Err(answer) }
     })
     .await;
+    // However many ask, they are told what is a second old at most, by one call.
+    let calls = system
+        .control
+        .metric_with("ringcast_controller_grpc_handled_total", r#"method="GetRoomInfo""#)
+        .unwrap();
+    let most = begun.elapsed().as_secs_f64() + 2.0;
+    assert!((1.0..=most).contains(&calls), "{calls:?} calls, not 1 to {most}");
 }

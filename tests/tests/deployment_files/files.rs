@@ -88,6 +88,34 @@ pub(crate) fn environment(service: &Value) -> Variables {
     strings(&service["environment"])
 }
 
+/// What a service of ours listens on.
+pub(crate) fn own_ports(service: &Value) -> BTreeSet<String> {
+    let variables = environment(service);
+    ["GRPC_PORT", "METRICS_PORT", "HTTP_PORT"].iter().filter_map(|key| variables.get(*key).cloned()).collect()
+}
+
+/// The ports that a service of the compose file publishes, outside and inside.
+pub(crate) fn published(service: &Value) -> Vec<(String, String)> {
+    let of = |port: &Value| match port.as_str() {
+        // address:outside:inside/tcp
+        Some(text) => {
+            let mut parts = text.trim_end_matches("/tcp").rsplit(':').map(str::to_owned);
+            let inside = parts.next().unwrap();
+            (parts.next().unwrap(), inside)
+        }
+        None => (port["published"].to_string(), port["target"].to_string()),
+    };
+    service["ports"].as_array().into_iter().flatten().map(of).collect()
+}
+
+/// The command by which the compose file sees that a service is well.
+pub(crate) fn health_check(service: &Value) -> Vec<String> {
+    let words = service["healthcheck"]["test"].as_array().unwrap_or_else(|| panic!("none: {service}"));
+    let mut words = words.iter().map(|word| word.as_str().unwrap().to_owned());
+    assert_eq!(words.next().as_deref(), Some("CMD"), "{service}");
+    words.collect()
+}
+
 /// The strings of an object; numbers and switches as they are written.
 pub(crate) fn strings(object: &Value) -> Variables {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ringcast_tests::grpc::{Pusher, assert_accounted, total};
 use ringcast_tests::{Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
 
-use crate::files::{Variables, binary_of, compose_services, deploy, environment, output, read};
+use crate::files::{Variables, binary_of, compose_services, deploy, environment, health_check, output, read};
 
 const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(45);
@@ -54,6 +54,10 @@ pub(crate) fn serve(filter_of: impl Fn(&str) -> PathBuf) {
             processes.push((variables, Process::start(name, &mut command)));
         }
         push_to_everybody(&processes).await;
+        for service in services.values().filter(|service| !service["build"].is_null()) {
+            let check = health_check(service);
+            output(Command::new(&check[0]).args(&check[1..]));
+        }
         // Nodes first: they tell their controller that they leave.
         processes.sort_by_key(|(variables, _)| !variables.contains_key("NODE_ID"));
         for (_, process) in &mut processes {
