@@ -1,6 +1,6 @@
 //! Promise: every file under `deploy/` passes the tool that is made for it and fits the others and the services' own
 //! settings; what the compose file would start runs as plain processes with the same settings, under the seccomp
-//! profile and under the units' filters.
+//! profile and under the units' filters, with HAProxy before it.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
 #[path = "deployment_files/files.rs"]
@@ -22,7 +22,7 @@ use files::{
     environment, health_check, known_variables, output, own_ports, published, read, seconds, strings, takes,
     validate, value,
 };
-use pods::{pod, pod_settings, probed, restricted, selected};
+use pods::{pod, pod_ports, pod_settings, probed, restricted, selected};
 use run::{serve, under, unit_calls};
 
 /// The highest exposure that `systemd-analyze security` may find, in tenths.
@@ -56,7 +56,7 @@ fn compose_passes_its_checker_and_agrees_with_the_services() {
         assert!(!service["healthcheck"].is_null(), "{service}");
         let binary = binary_of(&service["command"]);
         takes(binary, &environment(service), None);
-        ports_fit_together(&services, service);
+        compose_ports(&services, service);
         if binary == "connect-uring" {
             assert_eq!(service["ulimits"]["nofile"]["hard"], 1_048_576, "{service}");
         }
@@ -64,7 +64,7 @@ fn compose_passes_its_checker_and_agrees_with_the_services() {
 }
 
 /// A service publishes what it listens on, is asked for its health there, and is where the others look for it.
-fn ports_fit_together(services: &BTreeMap<String, Value>, service: &Value) {
+fn compose_ports(services: &BTreeMap<String, Value>, service: &Value) {
     let own = own_ports(service);
     let published_here = published(service);
     assert!(published_here.iter().all(|(outside, inside)| outside == inside), "{published_here:?}");
@@ -129,6 +129,7 @@ fn overlays_render_and_validate_and_their_parts_fit_together() {
             restricted(pod(workload));
             probed(pod(workload));
             pod_settings(&all, pod(workload));
+            pod_ports(&all, workload);
             // A number beside an autoscaler would undo its work at each apply.
             let scaled = overlay == "ha" && workload["metadata"]["name"] == "connect-node";
             assert_eq!(workload["spec"]["replicas"].is_null(), scaled, "{overlay}: {}", workload["metadata"]);
@@ -226,9 +227,17 @@ fn haproxy_takes_its_file_and_knows_the_ports() {
     let text = read("haproxy/haproxy.cfg");
     for service in compose_services().values().filter(|service| !service["build"].is_null()) {
         let variables = environment(service);
-        let port = variables.get("HTTP_PORT").unwrap_or_else(|| &variables["GRPC_PORT"]);
-        assert!(text.contains(&format!("127.0.0.1:{port}")), "port {port} has no server");
+        let line = match variables.get("HTTP_PORT") {
+            Some(port) => format!("127.0.0.1:{port}\n"),
+            None => format!("127.0.0.1:{} port {}\n", variables["GRPC_PORT"], variables["METRICS_PORT"]),
+        };
+        assert!(text.contains(&line), "no server at {line}");
     }
+    let asked: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().strip_prefix("http-check send ")).collect();
+    let asks =
+        |path: &str| asked.iter().filter(|line| line.starts_with(&format!("meth GET uri {path} "))).count();
+    assert_eq!((asks("/health"), asks("/metrics"), asked.len()), (1, 2, 3), "{asked:?}");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::files::{BEHIND_DRAIN, Variables, binary_of, deploy, drain, seconds, strings, takes};
+use crate::files::{
+    BEHIND_DRAIN, Variables, binary_of, compose_services, deploy, drain, environment, seconds, strings, takes,
+};
 
 /// The pod that a workload makes.
 pub(crate) fn pod(one: &Value) -> &Value {
@@ -47,6 +49,68 @@ pub(crate) fn probed(pod: &Value) {
         assert!(container["readinessProbe"]["grpc"]["port"].is_u64(), "{container}");
         assert!(grace > before + BEHIND_DRAIN, "{grace} s are too few behind {before}");
     }
+}
+
+/// Every port that is named, asked, let through or told of is one that the service listens on by its default.
+pub(crate) fn pod_ports(all: &[Value], workload: &Value) {
+    let container = &pod(workload)["containers"][0];
+    let listens = default_ports(binary_of(&container["command"]));
+    let port = |name: &str| listens.get(name).unwrap_or_else(|| panic!("no port {name} of {listens:?}"));
+    let named = container["ports"].as_array().unwrap().iter();
+    let named: Variables = named
+        .map(|port| (port["name"].as_str().unwrap().to_owned(), port["containerPort"].to_string()))
+        .collect();
+    assert_eq!(named, listens);
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        let (probe, grpc) = (&container[probe]["httpGet"], &container[probe]["grpc"]["port"]);
+        match (probe["port"].as_str(), probe["path"].as_str()) {
+            (Some("ws"), Some("/health" | "/stats")) | (Some("metrics"), Some("/metrics")) => {
+                port(probe["port"].as_str().unwrap());
+            }
+            (None, None) => assert_eq!(grpc.to_string(), *port("grpc")),
+            other => panic!("nothing answers {other:?}"),
+        }
+    }
+    let scraped = &workload["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(
+        (&scraped["prometheus.io/port"], &scraped["prometheus.io/path"]),
+        (&json!(port("metrics")), &json!("/metrics"))
+    );
+    for variable in container["env"].as_array().unwrap() {
+        let (name, value) =
+            (variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap_or_default());
+        if let Some((_, told)) = value.split_once("$(POD_IP):") {
+            let of = if name == "PUBLIC_WS_URL" { "ws" } else { "grpc" };
+            assert_eq!(told.split('/').next(), Some(&port(of)[..]), "{name} = {value}");
+        }
+    }
+    let labels = strings(&workload["spec"]["template"]["metadata"]["labels"]);
+    let selects = |selector: &Value| {
+        let wanted = strings(selector);
+        !wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    for service in all.iter().filter(|one| one["kind"] == "Service" && selects(&one["spec"]["selector"])) {
+        for offered in service["spec"]["ports"].as_array().unwrap() {
+            port(offered["targetPort"].as_str().unwrap_or_else(|| panic!("by its name: {offered}")));
+        }
+    }
+    let policies = all.iter().filter(|one| one["kind"] == "NetworkPolicy");
+    let mut let_through = BTreeSet::new();
+    for policy in policies.filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"])) {
+        let rules = policy["spec"]["ingress"].as_array().unwrap().iter();
+        let ports = rules.flat_map(|rule| rule["ports"].as_array().unwrap());
+        let_through.extend(ports.map(|port| port["port"].to_string()));
+    }
+    assert_eq!(let_through, listens.values().cloned().collect(), "what the network policies let through");
+}
+
+/// The ports of the compose file's service of this kind, which is held to its binary by running it.
+fn default_ports(binary: &str) -> Variables {
+    let services = compose_services();
+    let mut of_it = services.values().filter(|service| service["command"] == json!([binary]));
+    let variables = environment(of_it.next().unwrap());
+    let names = [("grpc", "GRPC_PORT"), ("metrics", "METRICS_PORT"), ("ws", "HTTP_PORT")];
+    names.iter().filter_map(|(name, key)| Some(((*name).to_owned(), variables.get(*key)?.clone()))).collect()
 }
 
 /// The variables and the file of a pod's container, as the kubelet makes them, are settings of its service.

@@ -9,13 +9,16 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ringcast_tests::grpc::{Pusher, assert_accounted, total};
+use ringcast_tests::grpc::{Controller, Pusher, assert_accounted, total};
 use ringcast_tests::{Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
 
 use crate::files::{Variables, binary_of, compose_services, deploy, environment, health_check, output, read};
 
 const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(45);
+
+/// Where HAProxy takes clients here.
+const AT_HAPROXY: &str = "127.0.0.1:8060";
 
 /// The documented ports.
 static PORTS: Mutex<()> = Mutex::new(());
@@ -58,6 +61,7 @@ pub(crate) fn serve(filter_of: impl Fn(&str) -> PathBuf) {
             let check = health_check(service);
             output(Command::new(&check[0]).args(&check[1..]));
         }
+        push_by_haproxy(folder.path()).await;
         // Nodes first: they tell their controller that they leave.
         processes.sort_by_key(|(variables, _)| !variables.contains_key("NODE_ID"));
         for (_, process) in &mut processes {
@@ -107,6 +111,44 @@ async fn push_to_everybody(processes: &[(Variables, Process)]) {
     for name in words.filter(|word| word.starts_with("ringcast_")) {
         assert!(figures.contains(&format!("\n{name}")), "alerts look at {name}, which no service has");
     }
+}
+
+/// Clients, pushes and questions by way of HAProxy with its own file.
+async fn push_by_haproxy(folder: &Path) {
+    let text = read("haproxy/haproxy.cfg");
+    // It takes its open files at the start, and this machine may have few; nor may every user listen at 80.
+    let small = text.replace("maxconn 100000", "maxconn 1000").replace("maxconn 30000", "maxconn 300");
+    let small = small.replace("bind :80\n", &format!("bind {AT_HAPROXY}\n"));
+    let path = folder.join("haproxy.cfg");
+    std::fs::write(&path, &small).unwrap();
+    let mut command = Command::new("haproxy");
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(["-db", "-f"]).arg(&path);
+    let mut haproxy = Process::start("haproxy", &mut command);
+    let clients: SocketAddr = AT_HAPROXY.parse().unwrap();
+    eventually("a node answers by way of HAProxy", READY, async || {
+        let answer = http::get(clients, "/health").map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+    })
+    .await;
+    let mut members = Members::default();
+    let mut people = Vec::new();
+    for number in 0..3 {
+        people
+            .push(members.join(Kind::Tungstenite, clients, &format!("balanced-{number}"), "balanced").await);
+    }
+    let pusher = Pusher::connect(([127, 0, 0, 1], 50063).into()).await.unwrap();
+    let answer = pusher.room("balanced", b"Hello by HAProxy!").await.expect("an answer");
+    let by_node: Vec<u64> =
+        answer.report.unwrap().nodes.iter().map(|node| node.outcomes.unwrap().written).collect();
+    assert_eq!(by_node, [1, 1, 1], "by the fewest connections");
+    for person in &mut people {
+        assert_eq!(person.push().await.unwrap().content, b"Hello by HAProxy!");
+    }
+    let controller = Controller::connect(([127, 0, 0, 1], 50062).into()).await.unwrap();
+    assert!(controller.sessions().await.unwrap() >= 3);
+    drop(people);
+    haproxy.signal(libc::SIGTERM);
+    haproxy.wait(END);
 }
 
 /// The stores that the compose file would start: real ones where the services can use them.
