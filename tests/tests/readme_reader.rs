@@ -77,8 +77,9 @@ impl Reader {
         })
         .await;
         let said = system.stdout();
-        for line in [&screen.open, &screen.then] {
-            assert!(said.contains(line), "{line:?} is not in {said}");
+        // How many shards a node has, and how it does its I/O, is the machine's matter.
+        for line in screen.answer.iter().filter_map(|line| line.split("   2 shards").next()) {
+            assert!(said.lines().any(|said| said.starts_with(line)), "{line:?} is not in {said}");
         }
         let mut command = Command::new(place::node());
         command

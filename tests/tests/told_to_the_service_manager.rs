@@ -1,5 +1,5 @@
 //! Promise: a service manager of systemd's kind hears from each service that it serves, that it is alive for as long as it
-//! is, and that it is being stopped.
+//! is, which a node with a shard that hangs is not, and that it is being stopped.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
 use std::os::unix::net::UnixDatagram;
@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use ringcast_tests::{System, SystemPlan, Variant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For how long a service may be silent.
+const WATCHDOG: Duration = Duration::from_millis(400);
 
 struct Manager(UnixDatagram);
 
@@ -27,11 +30,51 @@ impl Manager {
         }
     }
 
+    /// Reads on until nothing has come for longer than a service may be silent.
+    fn hears_nothing(&self) {
+        let until = Instant::now() + PATIENCE;
+        self.0.set_read_timeout(Some(2 * WATCHDOG)).unwrap();
+        while self.0.recv(&mut [0; 4096]).is_ok() {
+            assert!(Instant::now() < until, "it still says that it is alive");
+        }
+    }
+
     /// Forgets what has been said.
     fn forget(&self) {
         self.0.set_nonblocking(true).unwrap();
         while self.0.recv(&mut [0; 4096]).is_ok() {}
         self.0.set_nonblocking(false).unwrap();
+    }
+}
+
+/// A thread that hangs, while the others of its process go on; it is let go when this is dropped.
+struct HeldThread(libc::pid_t);
+
+impl HeldThread {
+    /// The thread of this name.
+    fn of(pid: u32, name: &str) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let mut ids = tasks.map(|task| task.unwrap().path());
+        let found =
+            ids.find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == name).unwrap();
+        let id = found.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        Self::trace(libc::PTRACE_SEIZE, id);
+        Self::trace(libc::PTRACE_INTERRUPT, id);
+        // SAFETY: no status is asked for. It waits until the thread, which this one traces, has stopped.
+        assert_eq!(unsafe { libc::waitpid(id, std::ptr::null_mut(), libc::__WALL) }, id);
+        Self(id)
+    }
+
+    fn trace(request: libc::c_uint, id: libc::pid_t) {
+        // SAFETY: none of the requests made here reads or writes memory by its arguments.
+        let done = unsafe { libc::ptrace(request, id, 0, 0) };
+        assert_eq!(done, 0, "ptrace: {}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for HeldThread {
+    fn drop(&mut self) {
+        Self::trace(libc::PTRACE_DETACH, self.0);
     }
 }
 
@@ -46,7 +89,7 @@ async fn each_service_says_that_it_serves_lives_and_stops() {
     let plan = SystemPlan::nodes(1)
         .shards(2)
         .variable("NOTIFY_SOCKET", path.to_str().unwrap())
-        .variable("WATCHDOG_USEC", "400000");
+        .variable("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
     let mut system = System::start(plan).await;
     manager.hears(&["STATUS=takes joins", "STATUS=takes pushes", "STATUS=takes clients", "READY=1"]);
     // Nothing happens, and each is alive.
@@ -61,6 +104,10 @@ async fn each_service_says_that_it_serves_lives_and_stops() {
         manager.hears(&["WATCHDOG=1"]);
     }
     let node = &mut system.nodes[0];
+    let held = HeldThread::of(node.process.pid(), "shard-1");
+    manager.hears_nothing();
+    drop(held);
+    manager.hears(&["WATCHDOG=1"]);
     assert!(node.terminate(PATIENCE).success());
     manager.hears(&["STOPPING=1", "STATUS=closes its sessions over the drain"]);
     manager.forget();

@@ -135,6 +135,15 @@ test("frames wait for the connection, up to a bound, and go in their order", asy
   assert.equal(world.socket.sent.at(-1), '{"n":5}');
 });
 
+test("as long as nothing else is said, 64 frames wait", async () => {
+  const world = new World();
+  const client = world.client();
+  client.connect();
+  await settle();
+  const kept = Array.from({ length: 65 }, (_, n) => client.send({ n })).filter(Boolean);
+  assert.equal(kept.length, 64);
+});
+
 test("a socket that takes no more is not given more, and the rest follows later", async () => {
   const world = new World();
   const client = await world.connected();
