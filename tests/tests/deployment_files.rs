@@ -1,6 +1,6 @@
 //! Promise: every file under `deploy/` passes the tool that is made for it and fits the others and the services' own
-//! settings; what the compose file would start runs as plain processes with the same settings, under the seccomp
-//! profile and under the units' filters, with HAProxy before it.
+//! settings; what the compose file, the units and the overlays would start runs as plain processes with the same settings,
+//! under the seccomp profile and under the units' filters, with HAProxy before it.
 #![allow(clippy::unwrap_used)] // A test may end where something is not as it is to be.
 
 #[path = "deployment_files/files.rs"]
@@ -23,7 +23,7 @@ use files::{
     validate, value,
 };
 use pods::{pod, pod_ports, pod_settings, probed, restricted, selected};
-use run::{serve, under, unit_calls};
+use run::{by_compose, by_units, checks_of_compose, serve, under, unit_calls};
 
 /// The highest exposure that `systemd-analyze security` may find, in tenths.
 const EXPOSURE: &str = "15";
@@ -108,7 +108,7 @@ fn the_image_holds_what_compose_and_kubernetes_start() {
 }
 
 #[test]
-fn overlays_render_and_validate_and_their_parts_fit_together() {
+fn overlays_render_and_validate_and_their_first_pods_serve() {
     let example = deploy().join("k8s/overlays/ha/passwords.example.yaml");
     validate(&example);
     for overlay in OVERLAYS {
@@ -121,6 +121,7 @@ fn overlays_render_and_validate_and_their_parts_fit_together() {
         let all = documents(&text);
         let workloads: Vec<&Value> = all.iter().filter(|one| !pod(one).is_null()).collect();
         assert_eq!(workloads.len(), 3, "{overlay}: controllers, push managers and nodes");
+        let mut first_pods = Vec::new();
         for one in all.iter().filter(|one| one["kind"] != "Namespace") {
             // Without one it lands wherever the caller happens to be, and nothing there finds it.
             assert_eq!(one["metadata"]["namespace"], "ringcast", "{overlay}: {one}");
@@ -128,13 +129,15 @@ fn overlays_render_and_validate_and_their_parts_fit_together() {
         for workload in workloads {
             restricted(pod(workload));
             probed(pod(workload));
-            pod_settings(&all, pod(workload));
+            first_pods.push(pod_settings(&all, workload));
             pod_ports(&all, workload);
             // A number beside an autoscaler would undo its work at each apply.
             let scaled = overlay == "ha" && workload["metadata"]["name"] == "connect-node";
             assert_eq!(workload["spec"]["replicas"].is_null(), scaled, "{overlay}: {}", workload["metadata"]);
         }
         selected(&all);
+        let profile = deploy().join("seccomp/ringcast.json");
+        serve(first_pods, |_| profile.clone(), async |_| ());
     }
 }
 
@@ -276,7 +279,7 @@ fn the_seccomp_profile_is_narrow_and_every_service_runs_under_it() {
     assert!(!said.contains("left out"), "the profile has a name that is none: {said}");
     let fork = under(&profile, &python).args(["-c", "import os; os.fork()"]).output().unwrap();
     assert!(!fork.status.success(), "a service makes threads, and no processes");
-    serve(|_| profile.clone());
+    serve(by_compose(), |_| profile.clone(), checks_of_compose);
 }
 
 #[test]
@@ -290,7 +293,7 @@ fn every_service_runs_under_the_filter_of_its_unit() {
         let filter = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]});
         std::fs::write(folder.path().join(binary), filter.to_string()).unwrap();
     }
-    serve(|binary| folder.path().join(binary));
+    serve(by_units(), |binary| folder.path().join(binary), async |_| ());
 }
 
 fn names_of(rule: &Value) -> impl Iterator<Item = &str> {

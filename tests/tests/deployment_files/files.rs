@@ -90,8 +90,19 @@ pub(crate) fn environment(service: &Value) -> Variables {
 
 /// What a service of ours listens on.
 pub(crate) fn own_ports(service: &Value) -> BTreeSet<String> {
-    let variables = environment(service);
-    ["GRPC_PORT", "METRICS_PORT", "HTTP_PORT"].iter().filter_map(|key| variables.get(*key).cloned()).collect()
+    ports(&environment(service)).into_values().collect()
+}
+
+/// What a service listens on where nothing is said: as the first one of its kind in the compose file.
+pub(crate) fn default_ports(binary: &str) -> Variables {
+    let services = compose_services();
+    let mut of_it = services.values().filter(|service| service["command"] == serde_json::json!([binary]));
+    ports(&environment(of_it.next().unwrap()))
+}
+
+fn ports(variables: &Variables) -> Variables {
+    let keys = ["GRPC_PORT", "METRICS_PORT", "HTTP_PORT"].iter();
+    keys.filter_map(|key| Some(((*key).to_owned(), variables.get(*key)?.clone()))).collect()
 }
 
 /// The ports that a service of the compose file publishes, outside and inside.

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::files::{
-    BEHIND_DRAIN, Variables, binary_of, compose_services, deploy, drain, environment, seconds, strings, takes,
+    BEHIND_DRAIN, Variables, binary_of, default_ports, deploy, drain, seconds, strings, takes,
 };
+use crate::run::Start;
 
 /// The pod that a workload makes.
 pub(crate) fn pod(one: &Value) -> &Value {
@@ -54,7 +55,10 @@ pub(crate) fn probed(pod: &Value) {
 /// Every port that is named, asked, let through or told of is one that the service listens on by its default.
 pub(crate) fn pod_ports(all: &[Value], workload: &Value) {
     let container = &pod(workload)["containers"][0];
-    let listens = default_ports(binary_of(&container["command"]));
+    let names = [("GRPC_PORT", "grpc"), ("METRICS_PORT", "metrics"), ("HTTP_PORT", "ws")];
+    let ports = default_ports(binary_of(&container["command"]));
+    let listens: Variables =
+        names.iter().filter_map(|(key, name)| Some(((*name).to_owned(), ports.get(*key)?.clone()))).collect();
     let port = |name: &str| listens.get(name).unwrap_or_else(|| panic!("no port {name} of {listens:?}"));
     let named = container["ports"].as_array().unwrap().iter();
     let named: Variables = named
@@ -104,17 +108,9 @@ pub(crate) fn pod_ports(all: &[Value], workload: &Value) {
     assert_eq!(let_through, listens.values().cloned().collect(), "what the network policies let through");
 }
 
-/// The ports of the compose file's service of this kind, which is held to its binary by running it.
-fn default_ports(binary: &str) -> Variables {
-    let services = compose_services();
-    let mut of_it = services.values().filter(|service| service["command"] == json!([binary]));
-    let variables = environment(of_it.next().unwrap());
-    let names = [("grpc", "GRPC_PORT"), ("metrics", "METRICS_PORT"), ("ws", "HTTP_PORT")];
-    names.iter().filter_map(|(name, key)| Some(((*name).to_owned(), variables.get(*key)?.clone()))).collect()
-}
-
-/// The variables and the file of a pod's container, as the kubelet makes them, are settings of its service.
-pub(crate) fn pod_settings(all: &[Value], pod: &Value) {
+/// The variables and the file of a pod's container are settings of its service; what it would be started with.
+pub(crate) fn pod_settings(all: &[Value], workload: &Value) -> Start {
+    let pod = pod(workload);
     let container = &pod["containers"][0];
     let map = |name: &Value| {
         let found = all.iter().find(|one| one["kind"] == "ConfigMap" && one["metadata"]["name"] == *name);
@@ -141,7 +137,12 @@ pub(crate) fn pod_settings(all: &[Value], pod: &Value) {
     let file = map(&config["configMap"]["name"])["data"]["config.yaml"].as_str().unwrap();
     let told = file.lines().find_map(|line| line.trim().strip_prefix("drain: ")).map(seconds);
     assert_eq!(told, Some(drain()), "the drain by which the times here are reckoned");
-    takes(binary_of(&container["command"]), &variables, Some(file));
+    let binary = binary_of(&container["command"]);
+    takes(binary, &variables, Some(file));
+    // The kubelet's, for others to refer to.
+    variables.remove("POD_IP");
+    let name = workload["metadata"]["name"].as_str().unwrap().to_owned();
+    Start { name, binary, variables, file: Some(file.to_owned()) }
 }
 
 /// `$(NAME)` by what stands before it; what does not would be left as it is.

@@ -1,6 +1,6 @@
-//! What the compose file would start, as plain processes under seccomp filters.
+//! What compose, the units and the first pods of an overlay would start, as plain processes under seccomp filters.
 //!
-//! Owns: the processes, their stores, the filters of the units. Talks to: `files`, which has their settings.
+//! Owns: the processes, their stores, the filters of the units. Talks to: `files` and `pods`, which have their settings.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,10 +12,16 @@ use std::time::Duration;
 use ringcast_tests::grpc::{Controller, Pusher, assert_accounted, total};
 use ringcast_tests::{Kind, Members, Process, Variant, enter_own_network, eventually, http, place};
 
-use crate::files::{Variables, binary_of, compose_services, deploy, environment, health_check, output, read};
+use crate::files::{
+    Variables, assignments, binary_of, compose_services, default_ports, deploy, environment, health_check,
+    output, read,
+};
 
 const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(45);
+
+/// Where everything runs.
+const HERE: &str = "127.0.0.1";
 
 /// Where HAProxy takes clients here.
 const AT_HAPROXY: &str = "127.0.0.1:8060";
@@ -23,45 +29,88 @@ const AT_HAPROXY: &str = "127.0.0.1:8060";
 /// The documented ports.
 static PORTS: Mutex<()> = Mutex::new(());
 
-/// Starts what the compose file would start, each with its own settings and the filter that `filter_of` names for
-/// its binary, and pushes from one end to the other.
-pub(crate) fn serve(filter_of: impl Fn(&str) -> PathBuf) {
-    // Where a network of one's own may not be had, the two tests share the ports of this machine.
+/// A process that a file of the folder would start.
+pub(crate) struct Start {
+    /// What it is called there.
+    pub(crate) name: String,
+    /// The binary, one of ours.
+    pub(crate) binary: &'static str,
+    /// Its environment.
+    pub(crate) variables: Variables,
+    /// The file that it reads by `--config`.
+    pub(crate) file: Option<String>,
+}
+
+/// What the compose file would start.
+pub(crate) fn by_compose() -> Vec<Start> {
+    let ours = compose_services().into_iter().filter(|(_, service)| !service["build"].is_null());
+    ours.map(|(name, service)| Start {
+        name,
+        binary: binary_of(&service["command"]),
+        variables: environment(&service),
+        file: None,
+    })
+    .collect()
+}
+
+/// What the units would start by their examples of an environment: one of each.
+pub(crate) fn by_units() -> Vec<Start> {
+    let passwords =
+        read("systemd/ringcast-controller.service.d/50-passwords.conf").replace("Environment=", "");
+    let of = |(binary, file): (&'static str, &str)| {
+        let mut variables = assignments(&read(&format!("systemd/{file}.env.example")));
+        match binary {
+            "control" => variables
+                .extend(assignments(&passwords).into_iter().filter(|(key, _)| key.ends_with("_FILE"))),
+            // By the unit: the instance is the id.
+            "connect-uring" => drop(variables.insert("NODE_ID".into(), "connect-node-1".into())),
+            _ => {}
+        }
+        Start { name: file.into(), binary, variables, file: None }
+    };
+    [("control", "controller"), ("push", "push-manager"), ("connect-uring", "connect-node")].map(of).into()
+}
+
+/// Starts them, each with its own settings and the filter that `filter_of` names for its binary, pushes from one end to
+/// the other, does what is `more` to do, and stops them.
+pub(crate) fn serve(starts: Vec<Start>, filter_of: impl Fn(&str) -> PathBuf, more: impl AsyncFn(&Path)) {
+    // Where a network of one's own may not be had, the tests share the ports of this machine.
     let _ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
     enter_own_network();
     // The stores take ports that are free, among which those of the nodes may be.
     let held = [8080, 8081, 8082].map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)));
-    let stores = Stores::start();
+    let sentinels = starts.iter().any(|start| start.variables.contains_key("REDIS_SENTINEL_MASTER"));
+    let stores = Stores::start(sentinels);
     drop(held);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let services = compose_services();
         let folder = tempfile::tempdir().unwrap();
         let mut processes = Vec::new();
-        for (name, service) in services.iter().filter(|(_, service)| !service["build"].is_null()) {
-            let binary = binary_of(&service["command"]);
-            let mut variables = environment(service);
-            for value in variables.values_mut() {
-                // What a container is called in its network is here.
-                let named = value.rsplit_once(':').filter(|(host, _)| services.contains_key(*host));
-                if let Some(here) = named.map(|(_, port)| format!("127.0.0.1:{port}")) {
-                    *value = here;
+        for Start { name, binary, mut variables, file } in starts {
+            for (key, value) in &mut variables {
+                if key.ends_with("_ADDR") || key.ends_with("_ADDRESS") {
+                    *value = all_here(value);
                 }
             }
             variables.insert("OTEL_SDK_DISABLED".into(), "true".into());
-            variables.insert("DATA_DIR".into(), folder.path().join(name).display().to_string());
+            variables.insert("DATA_DIR".into(), folder.path().join(&name).display().to_string());
             stores.place(&mut variables);
             let mut command = under(&filter_of(binary), &place::binary(binary));
+            if let Some(file) = file {
+                let path = folder.path().join(format!("{name}.yaml"));
+                std::fs::write(&path, file).unwrap();
+                command.arg("--config").arg(path);
+            }
             command.current_dir(folder.path()).env_clear().env("PATH", "/usr/bin:/bin").envs(&variables);
             Variant::IoUring.apply(&mut command);
-            processes.push((variables, Process::start(name, &mut command)));
+            // Where it is found, also where its settings leave that to the default.
+            for (key, port) in default_ports(binary) {
+                variables.entry(key).or_insert(port);
+            }
+            processes.push((variables, Process::start(&name, &mut command)));
         }
         push_to_everybody(&processes).await;
-        for service in services.values().filter(|service| !service["build"].is_null()) {
-            let check = health_check(service);
-            output(Command::new(&check[0]).args(&check[1..]));
-        }
-        push_by_haproxy(folder.path()).await;
+        more(folder.path()).await;
         // Nodes first: they tell their controller that they leave.
         processes.sort_by_key(|(variables, _)| !variables.contains_key("NODE_ID"));
         for (_, process) in &mut processes {
@@ -71,9 +120,29 @@ pub(crate) fn serve(filter_of: impl Fn(&str) -> PathBuf) {
     });
 }
 
+/// Addresses with this machine in the place of every other: all are here.
+fn all_here(addresses: &str) -> String {
+    let here = |address: &str| match address.rsplit_once(':') {
+        Some((_, port)) => format!("{HERE}:{port}"),
+        // Where to listen.
+        None if address == "0.0.0.0" => address.to_owned(),
+        None => HERE.to_owned(),
+    };
+    addresses.split(',').map(here).collect::<Vec<_>>().join(",")
+}
+
+/// That the compose file's health checks pass, and that HAProxy does its work before what it started.
+pub(crate) async fn checks_of_compose(folder: &Path) {
+    for service in compose_services().values().filter(|service| !service["build"].is_null()) {
+        let check = health_check(service);
+        output(Command::new(&check[0]).args(&check[1..]));
+    }
+    push_by_haproxy(folder).await;
+}
+
 /// A member on each node, and a push that reaches all of them.
 async fn push_to_everybody(processes: &[(Variables, Process)]) {
-    let local = |port: &String| SocketAddr::from(([127, 0, 0, 1], port.parse::<u16>().unwrap()));
+    let local = |port: &String| format!("{HERE}:{port}").parse::<SocketAddr>().unwrap();
     let nodes: Vec<_> = processes.iter().filter_map(|(has, _)| has.get("HTTP_PORT")).map(local).collect();
     let (manager, _) = processes.iter().find(|(has, _)| has.contains_key("MANAGER_ID")).unwrap();
     let manager = local(&manager["GRPC_PORT"]);
@@ -155,7 +224,8 @@ async fn push_by_haproxy(folder: &Path) {
 #[cfg(feature = "cluster")]
 struct Stores {
     etcd: test_servers::Etcd,
-    redis: test_servers::Redis,
+    redis: Option<test_servers::Redis>,
+    sentinels: Option<test_servers::RedisSentinel>,
     mysql: test_servers::MariaDb,
     database: String,
     password: tempfile::NamedTempFile,
@@ -163,20 +233,31 @@ struct Stores {
 
 #[cfg(feature = "cluster")]
 impl Stores {
-    fn start() -> Self {
+    fn start(sentinels: bool) -> Self {
         let mysql = test_servers::MariaDb::primary();
         let mut password = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut password, mysql.password().as_bytes()).unwrap();
         let database = mysql.fresh_database();
-        let (etcd, redis) = (test_servers::Etcd::start(1), test_servers::Redis::plain());
-        Self { etcd, redis, mysql, database, password }
+        let etcd = test_servers::Etcd::start(1);
+        let redis = (!sentinels).then(test_servers::Redis::plain);
+        let sentinels = sentinels.then(test_servers::Redis::sentinel);
+        Self { etcd, redis, sentinels, mysql, database, password }
     }
 
     /// Puts them in the place of those which the file names.
     fn place(&self, variables: &mut Variables) {
+        // None of them has a password.
+        variables.remove("REDIS_PASSWORD_FILE");
+        let redis = match &self.sentinels {
+            Some(sentinels) => sentinels.addresses().join(","),
+            None => self.redis.iter().map(test_servers::Redis::address).collect(),
+        };
+        let master =
+            self.sentinels.as_ref().map_or_else(String::new, |sentinels| sentinels.master_name().to_string());
         let here = [
             ("ETCD_ENDPOINTS", self.etcd.endpoints().join(",")),
-            ("REDIS_ADDR", self.redis.address()),
+            ("REDIS_ADDR", redis),
+            ("REDIS_SENTINEL_MASTER", master),
             ("DB_HOST", "127.0.0.1".into()),
             ("DB_PORT", self.mysql.port().to_string()),
             ("DB_USER", self.mysql.user().into()),
@@ -188,6 +269,10 @@ impl Stores {
                 *old = value;
             }
         }
+        if variables.contains_key("DB_HOST") {
+            // Which a file may leave at its default.
+            variables.insert("DB_PORT".into(), self.mysql.port().to_string());
+        }
     }
 }
 
@@ -196,7 +281,7 @@ struct Stores;
 
 #[cfg(not(feature = "cluster"))]
 impl Stores {
-    fn start() -> Self {
+    fn start(_sentinels: bool) -> Self {
         Self
     }
 
