@@ -18,9 +18,9 @@ use ringcast_tests::place;
 use serde_json::{Value, json};
 
 use files::{
-    BEHIND_DRAIN, UNITS, Variables, assignments, binary_of, compose_services, deploy, documents, drain,
-    environment, health_check, known_variables, output, own_ports, published, read, seconds, strings, takes,
-    validate, value,
+    BEHIND_DRAIN, UNITS, Variables, WITHOUT_DRAIN, assignments, binary_of, compose_services, deploy,
+    documents, drain, environment, health_check, known_variables, output, own_ports, published, read,
+    seconds, strings, takes, validate, value,
 };
 use pods::{pod, pod_ports, pod_settings, probed, restricted, selected};
 use run::{by_compose, by_units, checks_of_compose, serve, under, unit_calls};
@@ -99,6 +99,10 @@ fn the_image_holds_what_compose_and_kubernetes_start() {
     for line in [format!("FROM rust:{channel}-"), format!("RUSTUP_TOOLCHAIN={channel}\n")] {
         assert!(text.contains(&line), "the toolchain is {channel}: {line}");
     }
+    // What was linked against one Debian's libraries runs on that one.
+    let debians: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("FROM ")).map(debian_of).collect();
+    assert_eq!(debians.len(), 1, "{debians:?}");
     for line in ["--features cluster", "STOPSIGNAL SIGTERM", "USER 10001:10001", "protobuf-compiler"] {
         assert!(text.contains(line), "{line} is not in the Dockerfile");
     }
@@ -166,6 +170,11 @@ fn the_overlay_for_high_availability_has_what_the_quick_start_lists() {
     for name in ["ETCD_ENDPOINTS", "REDIS_ADDR", "CONTROLLER_ADDRESS"] {
         assert_eq!(variables[name].split(',').count(), 3, "{name} = {}", variables[name]);
     }
+    let controllers = find("StatefulSet", "ringcast-controller");
+    let service = controllers["spec"]["serviceName"].as_str().unwrap();
+    let named: Vec<String> =
+        (0..3).map(|number| format!("ringcast-controller-{number}.{service}:50051")).collect();
+    assert_eq!(variables["CONTROLLER_ADDRESS"], named.join(","));
     assert!(!variables["REDIS_SENTINEL_MASTER"].is_empty() && !variables["DB_HOST"].is_empty());
 }
 
@@ -189,13 +198,24 @@ fn units_are_valid_and_hardened_and_wait_for_the_drain() {
         for line in ["Type=notify", "Restart=on-failure", "NoNewPrivileges=yes", "DynamicUser=yes"] {
             assert!(text.lines().any(|found| found == line), "{unit}: {line}");
         }
+        let flags = value(&text, "ExecStart").replace("%i", "connect-node-1");
+        let mut given = Command::new(place::binary(binary));
+        given
+            .args(flags.split_whitespace().skip(1))
+            .arg("--check-config")
+            .current_dir(folder.path())
+            .env_clear();
+        assert_eq!(output(&mut given).trim(), "config ok", "{unit}: {flags}");
+        assert_eq!(value(&text, "RestartPreventExitStatus"), "2", "{unit}: what a restart does not mend");
+        let stop: u64 = value(&text, "TimeoutStopSec").parse().unwrap();
         assert!(value(&text, "WatchdogSec").parse::<u64>().unwrap() >= 10, "{unit}");
         if binary == "connect-uring" {
-            let stop: u64 = value(&text, "TimeoutStopSec").parse().unwrap();
             assert!(stop > drain() + BEHIND_DRAIN, "{unit}: {stop} s are too few");
             let files: u64 = value(&text, "LimitNOFILE").parse().unwrap();
             let allowed: u64 = value(&read("sysctl/90-ringcast.conf"), "fs.nr_open").parse().unwrap();
             assert!(files <= allowed, "{files} open files, fs.nr_open is {allowed}");
+        } else {
+            assert!(stop > WITHOUT_DRAIN, "{unit}: {stop} s are too few");
         }
     }
     for (file, binary) in [
@@ -218,7 +238,7 @@ fn kernel_settings_are_ones_that_the_kernel_has() {
         let Some(path) = key.strip_prefix('-').is_none().then(|| key.replace('.', "/")) else { continue };
         let path = Path::new("/proc/sys").join(path);
         assert!(path.exists(), "{} is not there", path.display());
-        assert!(!value.is_empty(), "{key}");
+        assert!(value.split([' ', '-']).all(|word| word.parse::<u64>().is_ok()), "{key} = {value}");
     }
 }
 
@@ -294,6 +314,12 @@ fn every_service_runs_under_the_filter_of_its_unit() {
         std::fs::write(folder.path().join(binary), filter.to_string()).unwrap();
     }
     serve(by_units(), |binary| folder.path().join(binary), async |_| ());
+}
+
+/// Of `debian:bookworm-slim`, and of an image that is built on it: `bookworm`.
+fn debian_of(image: &str) -> &str {
+    let tag = image.split(' ').next().and_then(|image| image.split(':').nth(1)).unwrap();
+    tag.split('-').find(|word| word.len() > 5 && word.bytes().all(|byte| byte.is_ascii_lowercase())).unwrap()
 }
 
 fn names_of(rule: &Value) -> impl Iterator<Item = &str> {

@@ -33,15 +33,16 @@ async fn a_client_hears_who_is_in_its_room_on_all_nodes() {
     let mut members = Members::default();
     let mut alice = members.join(Kind::Tungstenite, system.nodes[0].http, "alice", "hall").await;
     let bob = members.join(Kind::Tungstenite, system.nodes[1].http, "bob", "hall").await;
-    let mut carol = members.join(Kind::Tungstenite, system.nodes[1].http, "carol", "yard").await;
+    let query = "user_id=carol&user_name=Carol%20%E5%8D%A1&room_id=yard";
+    let mut carol = members.open(Kind::Tungstenite, &format!("ws://{}/ws?{query}", system.nodes[1].http));
+    assert_eq!(carol.event().await.unwrap(), Event::Open);
     let answer = ask(&mut alice).await;
     assert_eq!((&answer["type"], &answer["room_id"]), (&"members".into(), &"hall".into()));
     assert_eq!((&answer["data"]["total"], &answer["data"]["more"]), (&2.into(), &false.into()));
     let ids: Vec<&str> = users(&answer).iter().map(|(id, _)| *id).collect();
     assert_eq!(ids, ["alice", "bob"]);
     let answer = ask(&mut carol).await;
-    let ids: Vec<&str> = users(&answer).iter().map(|(id, _)| *id).collect();
-    assert_eq!(ids, ["carol"], "of her own room only");
+    assert_eq!(users(&answer), [("carol", "Carol 卡")], "of her own room only");
     bob.close(1000);
     eventually("alice hears that bob has left", Duration::from_secs(10), async || {
         let answer = ask(&mut alice).await;

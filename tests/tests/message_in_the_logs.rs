@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringcast_tests::{Event, Kind, Members, Service, System, SystemPlan, eventually, http, place};
 use serde_json::Value;
@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Hostile requests; and how many lines they may make.
 const REQUESTS: usize = 500;
 const LINES: usize = 50;
+
+/// Many messages.
+const PUSHES: usize = 5000;
 
 const SECRET: &str = "swordfish-4711";
 
@@ -62,6 +65,28 @@ async fn a_message_is_found_by_its_id_in_the_logs_of_machines_and_of_people() {
                 assert!(serde_json::from_str::<Value>(other).is_ok(), "not JSON: {other}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_messages_a_hundred_a_second_are_told_of() {
+    let system = System::start(SystemPlan::nodes(1)).await;
+    let mut members = Members::default();
+    let _member = members.join(Kind::Tungstenite, system.nodes[0].http, "user", "hall").await;
+    let begun = Instant::now();
+    let words =
+        ["--action", "push-to-room", "--room", "hall", "--message", "x", "--rate", "5000", "--repeat"];
+    let mut biz = Command::new(place::binary("biz"));
+    biz.args(words).arg(PUSHES.to_string()).arg("--address").arg(system.push.grpc.to_string());
+    assert!(biz.output().unwrap().status.success());
+    let most = 100 * (begun.elapsed().as_secs() as usize + 2);
+    for (service, words) in [(&system.push, "push message_id="), (&system.nodes[0], "written to clients")] {
+        let told = service.process.stderr().lines().filter(|line| line.contains(words)).count();
+        assert!(
+            (100..=most).contains(&told) && most < PUSHES,
+            "{}: {told} lines, not 100 to {most}",
+            service.id
+        );
     }
 }
 

@@ -15,9 +15,9 @@ const WATCHDOG: Duration = Duration::from_millis(400);
 struct Manager(UnixDatagram);
 
 impl Manager {
-    /// Reads until all of these lines have come, in whatever order.
-    fn hears(&self, lines: &[&str]) {
-        let mut missing = lines.to_vec();
+    /// Reads until all of this has been said, in whatever order, each in one message.
+    fn hears(&self, wanted: &[&str]) {
+        let mut missing = wanted.to_vec();
         let until = Instant::now() + PATIENCE;
         let mut buffer = [0; 4096];
         while !missing.is_empty() {
@@ -26,7 +26,7 @@ impl Manager {
             self.0.set_read_timeout(Some(left)).unwrap();
             let Ok(length) = self.0.recv(&mut buffer) else { continue };
             let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            missing.retain(|line| !said.lines().any(|said| said == *line));
+            missing.retain(|wanted| said.trim_end() != *wanted);
         }
     }
 
@@ -91,24 +91,34 @@ async fn each_service_says_that_it_serves_lives_and_stops() {
         .variable("NOTIFY_SOCKET", path.to_str().unwrap())
         .variable("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
     let mut system = System::start(plan).await;
-    manager.hears(&["STATUS=takes joins", "STATUS=takes pushes", "STATUS=takes clients", "READY=1"]);
-    // Nothing happens, and each is alive.
-    for service in 0..3 {
-        if service > 0 {
-            // One less that could have said it.
-            let gone = if service == 1 { &mut system.push } else { &mut system.control };
-            gone.process.kill();
-            manager.forget();
-        }
+    manager.hears(&[
+        "READY=1\nSTATUS=takes joins",
+        "READY=1\nSTATUS=takes pushes",
+        "READY=1\nSTATUS=takes clients",
+    ]);
+    // Nothing happens, and each is alive: the only one that could say it now.
+    let running = [&system.control, &system.push, &system.nodes[0]];
+    for place in 0..running.len() {
+        let others = || running.iter().enumerate().filter(|(other, _)| *other != place);
+        others().for_each(|(_, other)| other.process.signal(libc::SIGSTOP));
+        manager.forget();
         manager.hears(&["WATCHDOG=1"]);
         manager.hears(&["WATCHDOG=1"]);
+        others().for_each(|(_, other)| other.process.signal(libc::SIGCONT));
     }
+    for (service, status) in
+        [(&mut system.push, "answers the pushes that are open"), (&mut system.control, "ends its streams")]
+    {
+        manager.forget();
+        assert!(service.terminate(PATIENCE).success());
+        manager.hears(&[&format!("STOPPING=1\nSTATUS={status}")]);
+    }
+    manager.forget();
     let node = &mut system.nodes[0];
     let held = HeldThread::of(node.process.pid(), "shard-1");
     manager.hears_nothing();
     drop(held);
     manager.hears(&["WATCHDOG=1"]);
     assert!(node.terminate(PATIENCE).success());
-    manager.hears(&["STOPPING=1", "STATUS=closes its sessions over the drain"]);
-    manager.forget();
+    manager.hears(&["STOPPING=1\nSTATUS=closes its sessions over the drain"]);
 }

@@ -13,6 +13,9 @@ use serde_json::Value;
 /// What a planned stop of a node takes at most behind its drain, in seconds: 5 for sessions that are left, 2 each for the
 /// words to the controller and to etcd, 3 for threads, 2 for reports, 3 for spans and open connections.
 pub(crate) const BEHIND_DRAIN: u64 = 17;
+/// What a planned stop of another service takes at most, in seconds: a push manager's open pushes and its tasks 5 each, its
+/// spans 2.
+pub(crate) const WITHOUT_DRAIN: u64 = 12;
 /// The units, with the binary of each.
 pub(crate) const UNITS: [(&str, &str); 3] = [
     ("ringcast-controller.service", "control"),
