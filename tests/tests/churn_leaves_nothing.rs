@@ -13,6 +13,7 @@ const ROUNDS: [(Leave, usize); 3] =
     [(Leave::Close, 60_000), (Leave::HalfClose, 20_000), (Leave::Reset, 20_000)];
 /// Rounds before the start is measured, so that tables have their size.
 const WARM_UP: usize = 10_000;
+const SERVICES: [&str; 3] = ["node", "controller", "push manager"];
 const AT_A_TIME: usize = 200;
 const ROOMS: usize = 500;
 
@@ -30,29 +31,30 @@ async fn nothing_is_left_of_a_hundred_thousand_rounds() {
     let system = System::start(plan).await;
     churn(&system, Leave::Close, WARM_UP);
     churn(&system, Leave::Reset, WARM_UP);
-    let before = measure(&system).await;
-
-    let began = std::time::Instant::now();
-    for (leave, rounds) in ROUNDS {
-        churn(&system, leave, rounds);
-    }
-    println!(
-        "figure: 100000 rounds of connect, join, leave, close in {:.1} s",
-        began.elapsed().as_secs_f64()
-    );
-
-    let after = measure(&system).await;
-    for (service, (before, after)) in
-        ["node", "controller", "push manager"].iter().zip(before.iter().zip(&after))
-    {
-        println!("figure: {service}: RSS {} KiB, then {} KiB", before.rss / 1024, after.rss / 1024);
-        assert_eq!(before.descriptors, after.descriptors, "{service}: open descriptors by thread");
-        assert!(
-            after.rss <= before.rss + RSS_SLACK_BYTES,
-            "{service}: {} B, then {} B",
-            before.rss,
-            after.rss
-        );
+    let mut before = measure(&system).await;
+    // What a burst takes at its peak an allocator keeps, once. What is left behind by rounds is left by the next ones, too.
+    for once_more in [true, false] {
+        let began = std::time::Instant::now();
+        for (leave, rounds) in ROUNDS {
+            churn(&system, leave, rounds);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("figure: 100000 rounds of connect, join, leave, close in {seconds:.1} s");
+        let after = measure(&system).await;
+        let mut grown = Vec::new();
+        for (service, (before, after)) in SERVICES.iter().zip(before.iter().zip(&after)) {
+            let told = format!("{service}: RSS {} KiB, then {} KiB", before.rss / 1024, after.rss / 1024);
+            println!("figure: {told}");
+            assert_eq!(before.descriptors, after.descriptors, "{service}: open descriptors by thread");
+            if after.rss > before.rss + RSS_SLACK_BYTES {
+                grown.push(told);
+            }
+        }
+        if grown.is_empty() {
+            return;
+        }
+        assert!(once_more, "twice in a row: {grown:?}");
+        before = after;
     }
 }
 
