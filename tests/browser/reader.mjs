@@ -3,7 +3,8 @@
  * the other command pushes.
  *
  * Prints `joined` when the room is joined; whoever runs it pushes then. Environment: READER_URL (what to open), READER_TEXT
- * (what has to be seen), RINGCAST_SHOTS (where the screenshot goes), CHROMIUM.
+ * (what has to be seen), READER_PATIENCE_MS (how long that may take: the other command may have to be built first),
+ * RINGCAST_SHOTS (where the screenshot goes), CHROMIUM.
  */
 
 import { createRequire } from "node:module";
@@ -27,7 +28,7 @@ try {
   await page.getByRole("button", { name: "Connect", exact: true }).click();
   await page.locator(`#badge[data-state="open"]`).waitFor(WITHIN);
   console.log("joined");
-  await page.getByText(process.env.READER_TEXT).first().waitFor(WITHIN);
+  await page.getByText(process.env.READER_TEXT).first().waitFor({ timeout: Number(process.env.READER_PATIENCE_MS) });
   await page.screenshot({ path: join(process.env.RINGCAST_SHOTS, "reader.png"), fullPage: true });
   if (complaints.length > 0) throw new Error(`the console says: ${complaints.join("; ")}`);
 } finally {

@@ -86,6 +86,7 @@ impl Reader {
             .arg(place::root().join("tests/browser/reader.mjs"))
             .env("READER_URL", &screen.open)
             .env("READER_TEXT", "Hello everyone!")
+            .env("READER_PATIENCE_MS", patience.as_millis().to_string())
             .env("RINGCAST_SHOTS", place::shots());
         let mut browser = Process::start("the browser", &mut command);
         eventually("the page has joined the room", SEEN, async || {
