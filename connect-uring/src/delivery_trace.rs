@@ -35,17 +35,8 @@ impl DeliveryTrace {
         self.writes.push((write, now));
     }
 
-    /// The push is not valid, and nobody gets it.
-    pub(crate) fn refused(self: Box<Self>, traces: &Traces) {
-        self.fail("invalid", traces);
-    }
-
-    /// The stream that it came by is gone before all had reported: nobody waits for what is still to be said.
-    pub(crate) fn forgotten(self: Box<Self>, traces: &Traces) {
-        self.fail("stream lost", traces);
-    }
-
-    fn fail(self: Box<Self>, why: &'static str, traces: &Traces) {
+    /// Ends before all have reported, and nobody waits for what is still to be said.
+    pub(crate) fn fail(self: Box<Self>, why: &'static str, traces: &Traces) {
         let Self { mut span, writes, .. } = *self;
         for (write, end) in writes {
             traces.end_at(write, end);

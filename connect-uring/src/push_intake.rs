@@ -186,7 +186,7 @@ impl PushIntake {
                         open.answer_empty(stream, id);
                     }
                     if let Some(trace) = told.trace {
-                        trace.refused(&self.parts.traces);
+                        trace.fail("invalid", &self.parts.traces);
                     }
                     continue;
                 };
@@ -332,7 +332,7 @@ impl Drop for Outcomes {
         let forgotten = open.forget(self.stream);
         self.intake.parts.metrics.deliveries_forgotten.inc_by(forgotten.len() as u64);
         for trace in forgotten.into_iter().filter_map(|told| told.trace) {
-            trace.forgotten(&self.intake.parts.traces);
+            trace.fail("stream lost", &self.intake.parts.traces);
         }
         self.intake.show(&open);
         self.intake.gone.notify_one();

@@ -68,10 +68,11 @@ impl Intake {
         let (fail, failed) = oneshot::channel();
         let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         let reader = Reader { intake: self.clone(), requests, results: sender, room: room.clone() };
+        let metrics = self.metrics.clone();
         self.tasks.spawn(async move {
             let Err((status, unread)) = reader.run().await else { return };
             drop(fail.send(status));
-            linger(unread).await;
+            linger(unread, &metrics).await;
         });
         self.metrics.streams.inc();
         let writer = Writer { results, failed: Some(failed), room, metrics: self.metrics.clone() };
@@ -144,8 +145,13 @@ impl Reader {
 
 /// Reads on for a while what is not taken any more. A connection that is closed over unread bytes is reset
 /// (RFC 9293, 3.10.7.1), and its caller would lose the results, and the reason, that it has not read yet.
-async fn linger(mut unread: Streaming<PushStreamRequest>) {
-    let to_the_end = async { while let Ok(Some(_)) = unread.message().await {} };
+async fn linger(mut unread: Streaming<PushStreamRequest>, metrics: &Metrics) {
+    let to_the_end = async {
+        // More comes only where the stream is ended for the stop: a message that cannot be read is the last.
+        while let Ok(Some(message)) = unread.message().await {
+            message.pushes.iter().for_each(|_| metrics.refused(&Refusal::stopping()));
+        }
+    };
     let _ = tokio::time::timeout(LINGER, to_the_end).await;
 }
 

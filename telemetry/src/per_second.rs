@@ -25,8 +25,8 @@ impl PerSecond {
         self.spend_in(self.start.elapsed().as_secs())
     }
 
-    /// Two threads at a second's turn may both begin it anew: a few more than are meant, which is cheaper than a compare-and-swap
-    /// for each.
+    /// Two threads at a second's turn may both begin it anew: a few more than are meant, which is cheaper than a
+    /// compare-and-swap for each.
     fn spend_in(&self, second: u64) -> bool {
         let spent = self.spent.load(Relaxed);
         if spent >> 32 != second {

@@ -61,8 +61,8 @@ impl Shard {
             Head::Refused(refusal) => self.refuse(slot, refusal, out),
             Head::Request { request: Request { path, upgrade, traceparent }, consumed } => match path {
                 RequestPath::WebSocket(query) => {
-                    let asked = Asked { query, upgrade, traceparent, early: head[consumed..].to_vec() };
-                    self.ask_to_join(slot, asked, out)
+                    let asked = Asked { query, upgrade, traceparent, early: Vec::new() };
+                    self.ask_to_join(slot, asked, &head[consumed..], out)
                 }
                 RequestPath::Echo => self.open_echo(slot, upgrade, &head[consumed..], out),
                 RequestPath::Health => self.ask_driver(slot, HttpRequest::Health, out),
@@ -76,16 +76,17 @@ impl Shard {
         }
     }
 
-    fn ask_to_join(&mut self, slot: u32, mut asked: Asked, out: &mut Outputs) {
+    fn ask_to_join(&mut self, slot: u32, mut asked: Asked, early: &[u8], out: &mut Outputs) {
         if self.turn_away(slot, out) {
             return;
         }
-        if asked.upgrade.is_none() {
-            asked.early = Vec::new();
-        } else if asked.early.len() > self.limits.early_bytes {
-            let told = Refusal::new(400, "too_early", "wait for the 101 before sending that much");
-            self.refuse(slot, told, out);
-            return;
+        if asked.upgrade.is_some() {
+            if early.len() > self.limits.early_bytes {
+                let told = Refusal::new(400, "too_early", "wait for the 101 before sending that much");
+                self.refuse(slot, told, out);
+                return;
+            }
+            asked.early = early.to_vec();
         }
         self.counters.joins_asked += 1;
         self.table[slot].phase = Phase::Asked(Box::new(asked));
